@@ -1,0 +1,239 @@
+//! The node's settings: one plain struct of resolved values, and for each where it came from.
+//!
+//! Flags win over `REELRING_*` variables, those over `reelring.toml`, that over the defaults.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Resolved settings.
+#[derive(Debug, Clone, Serialize)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub data: PathBuf,
+    pub engine: String,
+    /// Fetch from loopback and private networks too.
+    pub allow_private_origins: bool,
+    /// Listen beyond loopback although there are no access tokens yet.
+    pub insecure_no_auth: bool,
+    /// A folder searched first for `reelring-transcode` and `reelring-plugin`.
+    pub workers: Option<PathBuf>,
+    /// A copy of hls.js offered to the player page, for browsers without HLS of their own.
+    pub player_js: Option<PathBuf>,
+    /// Seconds a plugin may take for one `extract`.
+    pub plugin_timeout_s: u64,
+}
+
+/// What a layer (file, environment, flags) sets; unset means "ask the next layer".
+#[derive(Debug, Clone, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub listen: Option<SocketAddr>,
+    pub data: Option<PathBuf>,
+    pub engine: Option<String>,
+    pub allow_private_origins: Option<bool>,
+    pub insecure_no_auth: Option<bool>,
+    pub workers: Option<PathBuf>,
+    pub player_js: Option<PathBuf>,
+    pub plugin_timeout_s: Option<u64>,
+}
+
+/// Where each value came from: `default`, `file PATH`, `environment NAME`, `flag --NAME`.
+pub type Origins = BTreeMap<&'static str, String>;
+
+/// A setting that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration {path}: {source}; give an existing file with --config, or leave it out")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not a valid configuration: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("{name}={value:?} is not valid: {message}")]
+    Value { name: String, value: String, message: String },
+}
+
+/// The file read when none is named and it exists.
+const DEFAULT_FILE: &str = "reelring.toml";
+const CONFIG_FILE_BYTES: u64 = 1 << 20;
+
+impl Config {
+    /// Resolves all layers. `file` is the one named by the user, `flags` what the command line set.
+    pub fn resolve(file: Option<&Path>, flags: Settings) -> Result<(Config, Origins), ConfigError> {
+        let (path, from_file) = match file {
+            Some(path) => (path.to_path_buf(), read_file(path)?),
+            None if Path::new(DEFAULT_FILE).is_file() => (DEFAULT_FILE.into(), read_file(Path::new(DEFAULT_FILE))?),
+            None => (PathBuf::new(), Settings::default()),
+        };
+        let environment = from_environment(|name| std::env::var(name).ok())?;
+        merge(&path, from_file, environment, flags)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+    let error = |source| ConfigError::Read { path: path.into(), source };
+    let length = std::fs::metadata(path).map_err(error)?.len();
+    if length > CONFIG_FILE_BYTES {
+        let message = format!("it has {length} bytes, the limit is {CONFIG_FILE_BYTES}");
+        return Err(ConfigError::Parse { path: path.into(), message });
+    }
+    let text = std::fs::read_to_string(path).map_err(error)?;
+    toml::from_str(&text)
+        .map_err(|error| ConfigError::Parse { path: path.into(), message: error.to_string().trim_end().into() })
+}
+
+fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, ConfigError> {
+    fn parsed<T: std::str::FromStr>(name: &str, value: Option<String>) -> Result<Option<T>, ConfigError>
+    where
+        T::Err: std::fmt::Display,
+    {
+        let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
+        match value.parse() {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(error) => {
+                let message = T::Err::to_string(&error);
+                Err(ConfigError::Value { name: name.into(), value, message })
+            }
+        }
+    }
+    macro_rules! var {
+        ($name:literal) => {
+            parsed($name, get($name))?
+        };
+    }
+    Ok(Settings {
+        listen: var!("REELRING_LISTEN"),
+        data: var!("REELRING_DATA"),
+        engine: var!("REELRING_ENGINE"),
+        allow_private_origins: var!("REELRING_ALLOW_PRIVATE_ORIGINS"),
+        insecure_no_auth: var!("REELRING_INSECURE_NO_AUTH"),
+        workers: var!("REELRING_WORKERS"),
+        player_js: var!("REELRING_PLAYER_JS"),
+        plugin_timeout_s: var!("REELRING_PLUGIN_TIMEOUT_S"),
+    })
+}
+
+fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<(Config, Origins), ConfigError> {
+    let mut origins = Origins::new();
+    let in_file = format!("file {}", path.display());
+    macro_rules! pick {
+        ($field:ident, $default:expr) => {{
+            let name = stringify!($field);
+            let (value, origin) = if let Some(value) = flags.$field {
+                (Some(value), format!("flag --{}", name.replace('_', "-")))
+            } else if let Some(value) = env.$field {
+                (Some(value), format!("environment REELRING_{}", name.to_uppercase()))
+            } else if let Some(value) = file.$field {
+                (Some(value), in_file.clone())
+            } else {
+                ($default, "default".to_string())
+            };
+            origins.insert(name, origin);
+            value
+        }};
+    }
+    let listen = pick!(listen, Some(SocketAddr::from(([127, 0, 0, 1], 8080))));
+    let data = pick!(data, Some(PathBuf::from("./reelring-data")));
+    let engine = pick!(engine, Some("auto".to_string())).unwrap_or_default();
+    let allow_private_origins = pick!(allow_private_origins, Some(false));
+    let insecure_no_auth = pick!(insecure_no_auth, Some(false));
+    let workers = pick!(workers, None);
+    let player_js = pick!(player_js, None);
+    let plugin_timeout_s = pick!(plugin_timeout_s, Some(30)).unwrap_or(30);
+    if !(1..=600).contains(&plugin_timeout_s) {
+        return Err(ConfigError::Value {
+            name: "plugin_timeout_s".into(),
+            value: plugin_timeout_s.to_string(),
+            message: "it must lie between 1 and 600 seconds".into(),
+        });
+    }
+    let config = Config {
+        listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+        data: data.unwrap_or_else(|| "./reelring-data".into()),
+        engine,
+        allow_private_origins: allow_private_origins.unwrap_or(false),
+        insecure_no_auth: insecure_no_auth.unwrap_or(false),
+        workers,
+        player_js,
+        plugin_timeout_s,
+    };
+    Ok((config, origins))
+}
+
+/// A worker executable, or where it was looked for.
+#[derive(Debug, Clone)]
+pub enum WorkerPath {
+    Found(PathBuf),
+    Missing { name: &'static str, searched: Vec<PathBuf> },
+}
+
+impl WorkerPath {
+    /// Looks in the configured folder, beside the node's own executable, and in `../libexec/reelring` from there.
+    pub fn find(name: &'static str, configured: Option<&Path>) -> WorkerPath {
+        let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
+        let mut searched = Vec::new();
+        searched.extend(configured.map(|folder| folder.join(name)));
+        if let Some(folder) = beside {
+            searched.push(folder.join(name));
+            // `cargo test` puts test binaries one level below the executables.
+            if folder.ends_with("deps") {
+                searched.extend(folder.parent().map(|parent| parent.join(name)));
+            }
+            searched.extend(folder.parent().map(|parent| parent.join("libexec/reelring").join(name)));
+        }
+        match searched.iter().find(|path| path.is_file()) {
+            Some(path) => WorkerPath::Found(path.clone()),
+            None => WorkerPath::Missing { name, searched },
+        }
+    }
+
+    /// The path, or the sentence that tells what is missing and what to do.
+    pub fn require(&self) -> Result<&Path, String> {
+        match self {
+            WorkerPath::Found(path) => Ok(path),
+            WorkerPath::Missing { name, searched } => {
+                let searched: Vec<_> = searched.iter().map(|path| path.display().to_string()).collect();
+                Err(format!(
+                    "the worker {name} is not installed (looked for {}); build it with `cargo build -p {name}`, put it \
+                     beside the reelring executable, or set `workers` in the configuration",
+                    searched.join(", ")
+                ))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_environment_over_file_over_default() {
+        let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        let layer = |port| Settings { listen: at(port), ..Settings::default() };
+        let path = Path::new("r.toml");
+        let none = Settings::default;
+        for (file, env, flags, port, origin) in [
+            (layer(1), layer(2), layer(3), 3, "flag --listen"),
+            (layer(1), layer(2), none(), 2, "environment REELRING_LISTEN"),
+            (layer(1), none(), none(), 1, "file r.toml"),
+            (none(), none(), none(), 8080, "default"),
+        ] {
+            let (config, origins) = merge(path, file, env, flags).unwrap();
+            assert_eq!((config.listen.port(), origins["listen"].as_str()), (port, origin));
+        }
+    }
+
+    #[test]
+    fn a_bad_variable_is_named() {
+        let get = |name: &str| (name == "REELRING_LISTEN").then(|| "nowhere".to_string());
+        let message = from_environment(get).unwrap_err().to_string();
+        assert!(message.contains("REELRING_LISTEN") && message.contains("nowhere"), "{message}");
+    }
+
+    #[test]
+    fn an_unknown_setting_in_the_file_is_an_error() {
+        assert!(toml::from_str::<Settings>("lisen = '127.0.0.1:1'").is_err());
+    }
+}

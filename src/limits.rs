@@ -1,0 +1,52 @@
+//! Every bound of the node in one place, by room. Sizes in bytes. The storage package has its own `limits`.
+
+use std::time::Duration;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+// --- http ---
+/// Open client connections; one more waits in the listen backlog.
+pub const HTTP_CONNECTIONS: usize = 4096;
+/// Request line and headers together.
+pub const HTTP_HEADER_BYTES: usize = 64 * KIB;
+/// Time a client has to send the headers of a request.
+pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest pause between two pieces of an upload.
+pub const HTTP_BODY_STALL: Duration = Duration::from_secs(60);
+/// A JSON request body.
+pub const HTTP_JSON_BODY: usize = 256 * KIB;
+/// Largest object.
+pub const OBJECT_BYTES: u64 = 1024 * GIB;
+/// Rows of one list page, and the default.
+pub const LIST_PAGE_MAX: usize = 1000;
+pub const LIST_PAGE_DEFAULT: usize = 100;
+/// Open event streams.
+pub const EVENT_STREAMS: usize = 256;
+
+// --- jobs ---
+/// Jobs waiting; one more is refused with 503.
+pub const JOBS_QUEUED: usize = 100_000;
+/// Fetches and transcodes at the same time.
+pub const FETCHES_RUNNING: usize = 4;
+pub const TRANSCODES_RUNNING: usize = 1;
+/// Runs of one job before a transient failure becomes final.
+pub const JOB_ATTEMPTS: u32 = 3;
+/// Pause before the second run; doubles each time.
+pub const JOB_RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// How often a running job's progress becomes an event and, less often, a catalog row.
+pub const PROGRESS_EVENT_EVERY: Duration = Duration::from_millis(250);
+pub const PROGRESS_SAVE_EVERY: Duration = Duration::from_secs(5);
+/// Events kept for replay, and events a slow reader may lag behind before it is told to start again.
+pub const EVENTS_KEPT: usize = 4096;
+/// Headers a fetch job may set, and bytes of them.
+pub const JOB_HEADERS: usize = 64;
+pub const JOB_HEADER_BYTES: usize = 16 * KIB;
+
+// --- node ---
+/// How long a drain waits for requests and jobs before it stops them.
+pub const DRAIN: Duration = Duration::from_secs(20);
+
+/// One read from a blob while it streams to a client.
+pub const SERVE_CHUNK: usize = MIB;
