@@ -24,27 +24,14 @@ pub struct Frame<M> {
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    #[error(
-        "the peer sent {found:02x?} where a frame begins with {MAGIC:02x?}: it does not speak this protocol"
-    )]
+    #[error("the peer sent {found:02x?} where a frame begins with {MAGIC:02x?}: it does not speak this protocol")]
     BadMagic { found: [u8; 4] },
     #[error("the peer announced a {what} of {bytes} bytes, the limit is {limit}")]
-    TooLong {
-        what: &'static str,
-        bytes: usize,
-        limit: usize,
-    },
+    TooLong { what: &'static str, bytes: usize, limit: usize },
     #[error("the stream ended inside a frame: {have} of {want} bytes of its {what} had arrived")]
-    Truncated {
-        what: &'static str,
-        have: usize,
-        want: usize,
-    },
+    Truncated { what: &'static str, have: usize, want: usize },
     #[error("the peer sent a message that is not understood ({source}): {excerpt}")]
-    BadMessage {
-        source: serde_json::Error,
-        excerpt: String,
-    },
+    BadMessage { source: serde_json::Error, excerpt: String },
     #[error("a message could not be written as JSON: {0}")]
     Unserialisable(serde_json::Error),
     #[error("the socket between node and worker failed: {0}")]
@@ -61,9 +48,7 @@ impl Prologue {
     fn parse(bytes: &[u8; PROLOGUE_BYTES]) -> Result<Prologue, FrameError> {
         let [m0, m1, m2, m3, a0, a1, a2, a3, b0, b1, b2, b3] = *bytes;
         if [m0, m1, m2, m3] != MAGIC {
-            return Err(FrameError::BadMagic {
-                found: [m0, m1, m2, m3],
-            });
+            return Err(FrameError::BadMagic { found: [m0, m1, m2, m3] });
         }
         let prologue = Prologue {
             message: u32::from_le_bytes([a0, a1, a2, a3]) as usize,
@@ -74,10 +59,9 @@ impl Prologue {
     }
 
     fn check(self) -> Result<(), FrameError> {
-        for (what, bytes, limit) in [
-            ("message", self.message, MESSAGE_BYTES_MAX),
-            ("payload", self.payload, PAYLOAD_BYTES_MAX),
-        ] {
+        for (what, bytes, limit) in
+            [("message", self.message, MESSAGE_BYTES_MAX), ("payload", self.payload, PAYLOAD_BYTES_MAX)]
+        {
             if bytes > limit {
                 return Err(FrameError::TooLong { what, bytes, limit });
             }
@@ -100,10 +84,7 @@ fn parse_message<M: DeserializeOwned>(json: &[u8]) -> Result<M, FrameError> {
 /// Prologue and message of a frame whose payload of `payload_len` bytes the caller writes right after it.
 pub fn encode_head<M: Serialize>(message: &M, payload_len: usize) -> Result<BytesMut, FrameError> {
     let json = serde_json::to_vec(message).map_err(FrameError::Unserialisable)?;
-    let prologue = Prologue {
-        message: json.len(),
-        payload: payload_len,
-    };
+    let prologue = Prologue { message: json.len(), payload: payload_len };
     prologue.check()?;
     let mut out = BytesMut::with_capacity(PROLOGUE_BYTES + json.len());
     out.put_slice(&MAGIC);
@@ -142,10 +123,7 @@ pub fn decode<M: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<Frame
     buffer.advance(PROLOGUE_BYTES);
     let json = buffer.split_to(prologue.message);
     let payload = buffer.split_to(prologue.payload).freeze();
-    Ok(Some(Frame {
-        message: parse_message(&json)?,
-        payload,
-    }))
+    Ok(Some(Frame { message: parse_message(&json)?, payload }))
 }
 
 /// What an end of stream means with these bytes left over: nothing, if it fell between two frames.
@@ -157,11 +135,7 @@ pub fn check_end(rest: &[u8]) -> Result<(), FrameError> {
         Some(head) => Prologue::parse(head)?.total(),
         None => PROLOGUE_BYTES,
     };
-    Err(FrameError::Truncated {
-        what: "frame",
-        have: rest.len(),
-        want,
-    })
+    Err(FrameError::Truncated { what: "frame", have: rest.len(), want })
 }
 
 /// Blocking reader of frames. `&UnixStream` is `Read`, so a worker can read and write one socket from two threads.
@@ -183,11 +157,7 @@ impl<R: Read> FrameReader<R> {
             match self.inner.read(&mut head[have..]) {
                 Ok(0) if have == 0 => return Ok(None),
                 Ok(0) => {
-                    return Err(FrameError::Truncated {
-                        what: "prologue",
-                        have,
-                        want: PROLOGUE_BYTES,
-                    });
+                    return Err(FrameError::Truncated { what: "prologue", have, want: PROLOGUE_BYTES });
                 }
                 Ok(n) => have += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -197,10 +167,7 @@ impl<R: Read> FrameReader<R> {
         let prologue = Prologue::parse(&head)?;
         let json = self.read_part("message", prologue.message)?;
         let payload = self.read_part("payload", prologue.payload)?;
-        Ok(Some(Frame {
-            message: parse_message(&json)?,
-            payload: payload.freeze(),
-        }))
+        Ok(Some(Frame { message: parse_message(&json)?, payload: payload.freeze() }))
     }
 
     fn read_part(&mut self, what: &'static str, want: usize) -> Result<BytesMut, FrameError> {
@@ -325,39 +292,15 @@ mod tests {
     fn lengths_over_the_limits_are_refused_on_both_sides() {
         let payload = vec![0; PAYLOAD_BYTES_MAX + 1];
         let sent = encode(&1u8, &payload);
-        assert!(
-            matches!(
-                sent,
-                Err(FrameError::TooLong {
-                    what: "payload",
-                    ..
-                })
-            ),
-            "{sent:?}"
-        );
+        assert!(matches!(sent, Err(FrameError::TooLong { what: "payload", .. })), "{sent:?}");
         let text = "x".repeat(MESSAGE_BYTES_MAX);
-        assert!(matches!(
-            encode(&text, b""),
-            Err(FrameError::TooLong {
-                what: "message",
-                ..
-            })
-        ));
+        assert!(matches!(encode(&text, b""), Err(FrameError::TooLong { what: "message", .. })));
 
         let mut wire = BytesMut::from(&MAGIC[..]);
         wire.put_u32_le(u32::MAX);
         wire.put_u32_le(0);
         let got = decode::<Note>(&mut wire);
-        assert!(
-            matches!(
-                got,
-                Err(FrameError::TooLong {
-                    what: "message",
-                    ..
-                })
-            ),
-            "{got:?}"
-        );
+        assert!(matches!(got, Err(FrameError::TooLong { what: "message", .. })), "{got:?}");
     }
 
     /// A peer that announces the largest payload and sends little must not cost the largest buffer.
@@ -378,14 +321,7 @@ mod tests {
         let mut reader = FrameReader::new(Meter(&wire, 0));
         let got = reader.read::<()>();
         assert!(
-            matches!(
-                got,
-                Err(FrameError::Truncated {
-                    what: "payload",
-                    have: 1000,
-                    want: PAYLOAD_BYTES_MAX
-                })
-            ),
+            matches!(got, Err(FrameError::Truncated { what: "payload", have: 1000, want: PAYLOAD_BYTES_MAX })),
             "{got:?}"
         );
         assert!(reader.inner.1 <= READ_STEP_BYTES);

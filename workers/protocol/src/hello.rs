@@ -20,37 +20,23 @@ pub struct Hello {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
-    #[error(
-        "the worker is {found}, {wanted} was expected: check the worker's path in the configuration"
-    )]
+    #[error("the worker is {found}, {wanted} was expected: check the worker's path in the configuration")]
     WrongWorker { found: String, wanted: String },
     #[error(
         "{worker} {version} speaks protocol {found}, this node speaks {VERSION}: install node and workers of the same release"
     )]
-    WrongProtocol {
-        worker: String,
-        version: String,
-        found: u32,
-    },
+    WrongProtocol { worker: String, version: String, found: u32 },
 }
 
 impl Hello {
     pub fn new(worker: &str, version: &str, about: impl Into<String>) -> Hello {
-        Hello {
-            worker: worker.into(),
-            protocol: VERSION,
-            version: version.into(),
-            about: about.into(),
-        }
+        Hello { worker: worker.into(), protocol: VERSION, version: version.into(), about: about.into() }
     }
 
     /// The node's check before it sends anything.
     pub fn check(&self, wanted: &str) -> Result<(), HelloError> {
         if self.worker != wanted {
-            return Err(HelloError::WrongWorker {
-                found: self.worker.clone(),
-                wanted: wanted.into(),
-            });
+            return Err(HelloError::WrongWorker { found: self.worker.clone(), wanted: wanted.into() });
         }
         if self.protocol != VERSION {
             return Err(HelloError::WrongProtocol {
@@ -72,17 +58,8 @@ mod tests {
         let hello = Hello::new("reelring-transcode", "0.1.0", "");
         assert_eq!(hello.check("reelring-transcode"), Ok(()));
         let wrong = hello.check("reelring-plugin").unwrap_err();
-        assert!(
-            wrong.to_string().contains("reelring-plugin was expected"),
-            "{wrong}"
-        );
-        let old = Hello {
-            protocol: VERSION + 1,
-            ..hello
-        };
-        assert!(matches!(
-            old.check("reelring-transcode"),
-            Err(HelloError::WrongProtocol { .. })
-        ));
+        assert!(wrong.to_string().contains("reelring-plugin was expected"), "{wrong}");
+        let old = Hello { protocol: VERSION + 1, ..hello };
+        assert!(matches!(old.check("reelring-transcode"), Err(HelloError::WrongProtocol { .. })));
     }
 }

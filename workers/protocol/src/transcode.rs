@@ -229,16 +229,9 @@ mod tests {
     #[test]
     fn messages_keep_their_wire_names() {
         let cases = [
+            (serde_json::to_value(ToWorker::Cancel).unwrap(), r#"{"type":"cancel"}"#),
             (
-                serde_json::to_value(ToWorker::Cancel).unwrap(),
-                r#"{"type":"cancel"}"#,
-            ),
-            (
-                serde_json::to_value(FromWorker::Data {
-                    rendition: "360p".into(),
-                    index: 7,
-                })
-                .unwrap(),
+                serde_json::to_value(FromWorker::Data { rendition: "360p".into(), index: 7 }).unwrap(),
                 r#"{"type":"data","rendition":"360p","index":7}"#,
             ),
             (
@@ -252,24 +245,15 @@ mod tests {
             ),
         ];
         for (value, text) in cases {
-            assert_eq!(
-                value,
-                serde_json::from_str::<serde_json::Value>(text).unwrap()
-            );
+            assert_eq!(value, serde_json::from_str::<serde_json::Value>(text).unwrap());
         }
     }
 
     #[test]
     fn a_segment_travels_with_its_bytes() {
-        let message = FromWorker::Data {
-            rendition: "720p".into(),
-            index: 3,
-        };
+        let message = FromWorker::Data { rendition: "720p".into(), index: 3 };
         let wire = encode(&message, &[1, 2, 3]).unwrap();
-        let frame = FrameReader::new(&wire[..])
-            .read::<FromWorker>()
-            .unwrap()
-            .unwrap();
+        let frame = FrameReader::new(&wire[..]).read::<FromWorker>().unwrap().unwrap();
         assert_eq!(frame.message, message);
         assert_eq!(&frame.payload[..], &[1, 2, 3]);
     }

@@ -1,0 +1,35 @@
+# Two commands for everyone: `make demo` shows the whole thing working, `make test` proves it.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-large bench
+
+help:
+	@echo 'make demo        build, fetch a clip, transcode it to two renditions, check it, play it   (URL=… for your own)'
+	@echo 'make test        format, lints, documentation, build, and all tests'
+	@echo 'make test-large  the 4 GiB upload and download (needs 9 GiB of disk)'
+	@echo 'make bench       the storage engine on this disk, beside fio'
+	@echo 'make setup       only install the system packages that building and the demo need'
+
+setup:
+	@bash tests/demo/setup.sh demo
+
+demo:
+	@URL='$(subst ','\'',$(URL))' bash tests/demo/demo.sh
+
+# The cheap checks come first; `--all-targets` builds the two workers, which the whole-binary tests start.
+test:
+	@bash tests/demo/setup.sh test
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --quiet
+	cargo build --locked --workspace --all-targets
+	cargo test --locked --workspace
+
+test-large:
+	@bash tests/demo/setup.sh test
+	cargo build --locked --workspace --all-targets
+	cargo test --locked --test large -- --ignored --nocapture
+
+bench:
+	@bash tests/demo/setup.sh bench
+	cargo run --locked --release -p reelring-bench
