@@ -4,5 +4,6 @@
 
 pub mod config;
 pub mod error;
+pub mod ingest;
 pub mod limits;
 pub mod progress;

@@ -44,6 +44,25 @@ pub const EVENTS_KEPT: usize = 4096;
 pub const JOB_HEADERS: usize = 64;
 pub const JOB_HEADER_BYTES: usize = 16 * KIB;
 
+// --- ingest ---
+/// Hops of one request.
+pub const FETCH_REDIRECTS: usize = 10;
+/// An address, the ones redirects name included.
+pub const FETCH_URL_BYTES: usize = 8 * KIB;
+/// Headers of one response, names and values together. (Before they are parsed the HTTP client stops at 408 KiB.)
+pub const FETCH_HEADER_BYTES: usize = 64 * KIB;
+pub const FETCH_HEADERS: usize = 200;
+/// Addresses of one name that are tried.
+pub const FETCH_ADDRESSES: usize = 32;
+/// Name look-up, TCP and TLS, each address once.
+pub const FETCH_CONNECT: Duration = Duration::from_secs(10);
+/// From the request to the last header of the answer.
+pub const FETCH_RESPONSE: Duration = Duration::from_secs(40);
+/// Longest pause between two pieces of a body.
+pub const FETCH_STALL: Duration = Duration::from_secs(30);
+/// Connections kept open to one host between requests.
+pub const FETCH_IDLE_PER_HOST: usize = 2;
+
 // --- node ---
 /// How long a drain waits for requests and jobs before it stops them.
 pub const DRAIN: Duration = Duration::from_secs(20);
