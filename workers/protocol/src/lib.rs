@@ -11,6 +11,7 @@
 pub mod frame;
 pub mod hello;
 pub mod limits;
+pub mod plugin;
 pub mod transcode;
 
 pub use frame::{Frame, FrameError, FrameReader, FrameWriter, decode, encode};
