@@ -1,1 +1,40 @@
-//! Under construction.
+//! Reelring's storage: blobs on disk, the catalog that names them, and the bridge between tokio
+//! and the io_uring reactor. It knows nothing of HTTP, FFmpeg or JavaScript.
+//!
+//! The way in is [`Store`]. Bytes go in through a [`BlobWriter`], become a [`SealedBlob`], and are
+//! acknowledged by [`Store::commit`]; they come out through a [`BlobReader`]. Everything that
+//! blocks happens on a thread of its own: the engine's (`engine/`), or the catalog's (`catalog/`).
+//!
+//! Dropping any future of this crate is safe. What that means for the work already under way is
+//! written at the head of the module that owns it.
+
+mod blob;
+mod bridge;
+mod buffer;
+mod catalog;
+mod directory;
+mod engine;
+mod error;
+mod id;
+mod key;
+pub mod limits;
+mod lock;
+mod read_path;
+mod stats;
+mod store;
+mod sweep;
+mod volume;
+
+pub use blob::format::{Footer, Section};
+pub use blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};
+pub use bridge::{Bridge, How, NamedFile, Pending};
+pub use buffer::{Buffer, Pool};
+pub use catalog::Catalog;
+pub use catalog::objects::{ObjectRecord, Precondition, PutOutcome};
+pub use engine::{EngineChoice, EngineInfo};
+pub use error::{Error, Result};
+pub use id::BlobId;
+pub use key::{Key, KeyError};
+pub use rusqlite;
+pub use stats::{OpStats, StoreStats};
+pub use store::{Store, StoreOptions};

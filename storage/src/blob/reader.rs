@@ -1,0 +1,212 @@
+//! Reading a sealed blob.
+//!
+//! A reader shares one open file, its footer and the record of verified blocks with every other
+//! reader of the blob. Dropping a read or a stream gives up its answer; a buffer that the engine
+//! fills meanwhile returns to the pool when the kernel is done with it.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+use super::format::{Footer, TRAILER_BYTES, Trailer};
+use crate::bridge::{How, NamedFile};
+use crate::error::{Error, Result};
+use crate::id::BlobId;
+use crate::limits::{BLOCK_BYTES, MAP_WINDOW_BYTES, READ_MAX, STREAM_CHUNK_BYTES};
+use crate::read_path::{ColdRead, OpenBlob, Window};
+use crate::volume::Volume;
+
+/// Reads one blob. Cheap to clone.
+#[derive(Clone)]
+pub struct BlobReader {
+    id: BlobId,
+    blob: Arc<OpenBlob>,
+}
+
+impl BlobReader {
+    pub(crate) async fn open(volume: &Arc<Volume>, id: BlobId) -> Result<BlobReader> {
+        let file = match volume.bridge.open(&volume.blob_path(id), How::Read).await {
+            Err(e) if e.is_not_found() => return Err(Error::NoBlob(id)),
+            other => other?,
+        };
+        let footer = read_footer(volume, &file).await?;
+        Ok(BlobReader {
+            id,
+            blob: Arc::new(OpenBlob::new(Arc::clone(volume), file, footer)),
+        })
+    }
+
+    pub fn id(&self) -> BlobId {
+        self.id
+    }
+
+    /// Bytes of the object, without the footer.
+    pub fn len(&self) -> u64 {
+        self.blob.footer.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn footer(&self) -> &Footer {
+        &self.blob.footer
+    }
+
+    /// The file itself, to be handed to a worker. It is longer than the object: the footer follows.
+    pub fn file(&self) -> &File {
+        &self.blob.file().file
+    }
+
+    /// The `len` bytes at `offset`, fewer only where the blob ends.
+    pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
+        if len > READ_MAX {
+            let what = format!("a read of blob {}", self.id);
+            return Err(Error::TooLarge {
+                what,
+                limit: READ_MAX as u64,
+                actual: len as u64,
+            });
+        }
+        let range = offset.min(self.len())..offset.saturating_add(len as u64).min(self.len());
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        match self.blob.hot(&range, &mut None, 0)? {
+            Some(bytes) => Ok(bytes),
+            None => self.blob.cold(&range).await,
+        }
+    }
+
+    /// The bytes of `range` (cut to the blob's end) in order, with one chunk of read-ahead.
+    pub fn stream(&self, range: Range<u64>) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+        let end = range.end.min(self.len());
+        let cursor = Cursor {
+            blob: Arc::clone(&self.blob),
+            at: range.start,
+            end,
+            window: None,
+            ahead: None,
+        };
+        futures_util::stream::try_unfold(cursor, |mut cursor| async move {
+            Ok(cursor.next().await?.map(|bytes| (bytes, cursor)))
+        })
+    }
+
+    /// True when the file has lost its name.
+    pub(crate) fn is_unlinked(&self) -> bool {
+        rustix::fs::fstat(&self.blob.file().file).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+}
+
+/// A stream's place.
+struct Cursor {
+    blob: Arc<OpenBlob>,
+    at: u64,
+    end: u64,
+    window: Option<Arc<Window>>,
+    ahead: Option<Ahead>,
+}
+
+/// The next chunk, fetched before it is asked for.
+enum Ahead {
+    Hot(Bytes),
+    Cold(ColdRead),
+}
+
+impl Cursor {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let range = self.chunk();
+        let (bytes, was_cold) = match self.ahead.take() {
+            Some(Ahead::Hot(bytes)) => (bytes, false),
+            Some(Ahead::Cold(read)) => {
+                // The one after next sets out before this one is awaited.
+                self.at = range.end;
+                self.look_ahead();
+                return self.blob.finish_cold(read).await.map(Some);
+            }
+            None => match self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES)? {
+                Some(bytes) => (bytes, false),
+                None => (self.blob.cold(&range).await?, true),
+            },
+        };
+        self.at = range.end;
+        if was_cold {
+            self.look_ahead();
+        }
+        Ok(Some(bytes))
+    }
+
+    fn look_ahead(&mut self) {
+        if self.at >= self.end {
+            return;
+        }
+        let range = self.chunk();
+        self.ahead = match self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES) {
+            Ok(Some(bytes)) => Some(Ahead::Hot(bytes)),
+            // An error comes back when the chunk is asked for.
+            _ => self.blob.try_cold(&range).map(Ahead::Cold),
+        };
+    }
+
+    /// Chunks end at multiples of their size, so that no block is read twice.
+    fn chunk(&self) -> Range<u64> {
+        let chunk = STREAM_CHUNK_BYTES as u64;
+        self.at..((self.at / chunk + 1) * chunk).min(self.end)
+    }
+}
+
+async fn read_footer(volume: &Volume, file: &Arc<NamedFile>) -> Result<Footer> {
+    let corrupt = |detail: String| Error::corrupt(&file.path, detail);
+    let file_bytes = file
+        .file
+        .metadata()
+        .map_err(|e| Error::io("stat", &file.path, e))?
+        .len();
+    // Most footers fit the first read: 64 KiB hold the checksums of 4 GiB.
+    let guess = file_bytes.min(64 * 1024);
+    let tail = read_exact(volume, file, file_bytes - guess, guess as usize).await?;
+    let Some((before, trailer)) = tail.split_last_chunk::<TRAILER_BYTES>() else {
+        return Err(corrupt(format!(
+            "a file of {file_bytes} bytes has no blob footer"
+        )));
+    };
+    let trailer = Trailer::decode(trailer, file_bytes).map_err(corrupt)?;
+    if let Some(start) = before.len().checked_sub(trailer.body_bytes) {
+        return Footer::decode(&before[start..], &trailer, file_bytes).map_err(corrupt);
+    }
+    let start = file_bytes - (TRAILER_BYTES + trailer.body_bytes) as u64;
+    let body = read_exact(volume, file, start, trailer.body_bytes).await?;
+    Footer::decode(&body, &trailer, file_bytes).map_err(corrupt)
+}
+
+async fn read_exact(
+    volume: &Volume,
+    file: &Arc<NamedFile>,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let want = (len - bytes.len()).min(BLOCK_BYTES);
+        let buffer = volume.read_pool.take(want).await;
+        let buffer = volume
+            .bridge
+            .read(file, buffer, offset + bytes.len() as u64, want)
+            .await?;
+        if buffer.is_empty() {
+            return Err(Error::corrupt(
+                &file.path,
+                "the file became shorter while it was opened",
+            ));
+        }
+        bytes.extend_from_slice(buffer.as_slice());
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,568 @@
+//! The bridge between tokio and an engine: lanes, slots, the doorbell.
+//!
+//! A caller takes a slot of its lane (an async semaphore: waiting is fair and blocks no thread),
+//! sends one [`Command`] over the lane's bounded crossbeam channel, and awaits a oneshot. A channel
+//! has room for every slot of its lane, so a send never waits; the slots of all lanes together are
+//! fewer than half the completion queue, so the ring never overflows. Reads, writes, syncs and
+//! names (open, rename, unlink…) have lanes of their own: long fsyncs fill their lane and no other.
+//!
+//! Who owns what: a command owns the file, the buffer (with its byte permits), the slot and the
+//! reply. The engine holds all four until the kernel is done with them, then frees the slot and the
+//! write buffer *before* it replies. A caller that goes away loses only the answer: the operation
+//! runs to its end, and what it would have been given is dropped by the engine.
+
+use std::fs::File;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::*, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::buffer::Buffer;
+use crate::engine::{EngineChoice, EngineInfo, choose};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::stats::{Counters, OpKind};
+
+/// A file and the name it goes by in messages.
+pub struct NamedFile {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Must exist; read only.
+    Read,
+    /// Must not exist; read and write.
+    CreateNew,
+    /// Must exist; read and write.
+    Modify,
+    /// A directory, to be synced.
+    Directory,
+    /// Must exist; read only, past the page cache (measurements).
+    ReadDirect,
+    /// Created if absent; read and write, past the page cache (measurements).
+    WriteDirect,
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// One piece of work for an engine.
+pub(crate) enum Op {
+    /// Fills the buffer with `len` bytes from `offset`, or fewer where the file ends.
+    Read {
+        file: Arc<NamedFile>,
+        buffer: Buffer,
+        offset: u64,
+        len: usize,
+        reply: Reply<Buffer>,
+    },
+    /// Writes all of the buffer's meaningful bytes at `offset`.
+    Write {
+        file: Arc<NamedFile>,
+        buffer: Buffer,
+        offset: u64,
+        reply: Reply<()>,
+    },
+    /// fdatasync of a file, fsync of a directory (where they are the same thing).
+    Sync {
+        file: Arc<NamedFile>,
+        reply: Reply<()>,
+    },
+    /// Reserves room for the first `len` bytes, leaving the length alone.
+    Allocate {
+        file: Arc<NamedFile>,
+        len: u64,
+        reply: Reply<()>,
+    },
+    Truncate {
+        file: Arc<NamedFile>,
+        len: u64,
+        reply: Reply<()>,
+    },
+    Open {
+        path: PathBuf,
+        how: How,
+        reply: Reply<NamedFile>,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        reply: Reply<()>,
+    },
+    Unlink {
+        path: PathBuf,
+        reply: Reply<()>,
+    },
+    MakeDirectory {
+        path: PathBuf,
+        reply: Reply<()>,
+    },
+    /// Closes the file away from any thread that must not wait for the blocks to be freed.
+    Close {
+        file: NamedFile,
+        reply: Reply<()>,
+    },
+}
+
+/// An operation and its right to run.
+pub(crate) struct Command {
+    pub(crate) op: Op,
+    pub(crate) ticket: Ticket,
+}
+
+pub(crate) enum Message {
+    Run(Box<Command>),
+    /// The last message on a lane: nothing follows.
+    Stop,
+}
+
+/// One slot of a lane, and the stopwatch of the operation that holds it.
+pub(crate) struct Ticket {
+    _slot: OwnedSemaphorePermit,
+    kind: OpKind,
+    since: Instant,
+    counters: Arc<Counters>,
+}
+
+impl Ticket {
+    /// Frees the slot, then replies. An answer nobody waits for is handed back.
+    pub(crate) fn finish<T>(self, reply: Reply<T>, result: Result<T>) -> Option<T> {
+        self.counters
+            .op(self.kind, self.since.elapsed(), result.is_err());
+        drop(self);
+        reply.send(result).err().and_then(Result::ok)
+    }
+}
+
+/// Wakes the reactor, but only when it sleeps: a busy one looks at its lanes anyway.
+#[derive(Default)]
+pub(crate) struct Doorbell {
+    sleeping: AtomicBool,
+    bell: Notify,
+}
+
+impl Doorbell {
+    /// To be called after a message was sent. True when the reactor had to be woken.
+    pub(crate) fn ring(&self) -> bool {
+        // Pairs with the fence in `sleep_unless`: either this load sees `sleeping`, or the reactor
+        // sees the message.
+        fence(SeqCst);
+        let asleep = self.sleeping.load(Relaxed) && self.sleeping.swap(false, AcqRel);
+        if asleep {
+            self.bell.notify_one();
+        }
+        asleep
+    }
+
+    /// Waits for the next ring, unless `work` says that there is something to do.
+    pub(crate) async fn sleep_unless(&self, work: impl FnOnce() -> bool) {
+        self.sleeping.store(true, Relaxed);
+        fence(SeqCst);
+        if !work() {
+            self.bell.notified().await;
+        }
+        self.sleeping.store(false, Relaxed);
+    }
+}
+
+/// The engine's end of the lanes.
+pub(crate) struct Intake {
+    pub(crate) lanes: [Receiver<Message>; LANES],
+    pub(crate) doorbell: Arc<Doorbell>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Read,
+    Write,
+    Sync,
+    Names,
+}
+
+pub(crate) const LANES: usize = 4;
+
+/// Syncs that may run at once.
+pub(crate) fn syncs_in_flight_max() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (cpus * limits::SYNCS_IN_FLIGHT_PER_CPU).min(limits::SYNCS_IN_FLIGHT_CEILING)
+}
+
+struct LaneIn {
+    messages: Sender<Message>,
+    slots: Arc<Semaphore>,
+    size: usize,
+}
+
+struct Shared {
+    lanes: [LaneIn; LANES],
+    doorbell: Arc<Doorbell>,
+    counters: Arc<Counters>,
+    closing: AtomicBool,
+    info: EngineInfo,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The callers' end. Dropping the last clone lets the engine finish what it has and go.
+#[derive(Clone)]
+pub struct Bridge {
+    shared: Arc<Shared>,
+}
+
+impl Bridge {
+    /// Starts the chosen engine.
+    pub fn start(choice: EngineChoice) -> Result<Bridge> {
+        let (engine, info) = choose(choice)?;
+        let counters = Arc::new(Counters::default());
+        let doorbell = Arc::new(Doorbell::default());
+        let sizes = [
+            limits::READS_IN_FLIGHT_MAX,
+            limits::WRITES_IN_FLIGHT_MAX,
+            syncs_in_flight_max(),
+            limits::NAMES_IN_FLIGHT_MAX,
+        ];
+        // Room for the stop messages too, one for each thread that may listen on the lane.
+        let channels =
+            sizes.map(|size| crossbeam_channel::bounded(size + limits::SYNCS_IN_FLIGHT_CEILING));
+        let intake = Intake {
+            lanes: channels.each_ref().map(|(_, receiver)| receiver.clone()),
+            doorbell: Arc::clone(&doorbell),
+            counters: Arc::clone(&counters),
+        };
+        let mut sizes = sizes.into_iter();
+        let lanes = channels.map(|(messages, _)| {
+            let size = sizes.next().expect("a size for every lane");
+            LaneIn {
+                messages,
+                slots: Arc::new(Semaphore::new(size)),
+                size,
+            }
+        });
+        let threads = engine.start(intake).map_err(|e| Error::EngineRefused {
+            engine: info.name,
+            reason: e.to_string(),
+        })?;
+        let threads = Mutex::new(threads);
+        let closing = AtomicBool::new(false);
+        Ok(Bridge {
+            shared: Arc::new(Shared {
+                lanes,
+                doorbell,
+                counters,
+                closing,
+                info,
+                threads,
+            }),
+        })
+    }
+
+    pub fn info(&self) -> &EngineInfo {
+        &self.shared.info
+    }
+
+    /// Reads `len` bytes at `offset`, fewer only where the file ends.
+    pub async fn read(
+        &self,
+        file: &Arc<NamedFile>,
+        buffer: Buffer,
+        offset: u64,
+        len: usize,
+    ) -> Result<Buffer> {
+        assert!(
+            len <= buffer.capacity(),
+            "a read of {len} bytes into a buffer of {}",
+            buffer.capacity()
+        );
+        let file = Arc::clone(file);
+        let slot = self.slot(Lane::Read).await?;
+        self.send(Lane::Read, slot, OpKind::Read, |reply| Op::Read {
+            file,
+            buffer,
+            offset,
+            len,
+            reply,
+        })
+        .await
+    }
+
+    /// Starts a read if there is a slot now, without waiting.
+    pub(crate) fn try_read(
+        &self,
+        file: &Arc<NamedFile>,
+        buffer: Buffer,
+        offset: u64,
+        len: usize,
+    ) -> Option<Pending<Buffer>> {
+        assert!(
+            len <= buffer.capacity(),
+            "a read of {len} bytes into a buffer of {}",
+            buffer.capacity()
+        );
+        let file = Arc::clone(file);
+        let slot = self.try_slot(Lane::Read)?;
+        Some(self.send(Lane::Read, slot, OpKind::Read, |reply| Op::Read {
+            file,
+            buffer,
+            offset,
+            len,
+            reply,
+        }))
+    }
+
+    /// Starts writing the buffer at `offset`; the write goes on whether or not the result is awaited.
+    pub async fn write(
+        &self,
+        file: &Arc<NamedFile>,
+        buffer: Buffer,
+        offset: u64,
+    ) -> Result<Pending<()>> {
+        let file = Arc::clone(file);
+        let slot = self.slot(Lane::Write).await?;
+        Ok(
+            self.send(Lane::Write, slot, OpKind::Write, |reply| Op::Write {
+                file,
+                buffer,
+                offset,
+                reply,
+            }),
+        )
+    }
+
+    /// fdatasync. Await the completion of the writes first: a sync covers nothing still in flight.
+    pub async fn sync(&self, file: &Arc<NamedFile>) -> Result<()> {
+        let file = Arc::clone(file);
+        let slot = self.slot(Lane::Sync).await?;
+        self.send(Lane::Sync, slot, OpKind::Sync, |reply| Op::Sync {
+            file,
+            reply,
+        })
+        .await
+    }
+
+    pub async fn allocate(&self, file: &Arc<NamedFile>, len: u64) -> Result<()> {
+        let file = Arc::clone(file);
+        let slot = self.slot(Lane::Names).await?;
+        self.send(Lane::Names, slot, OpKind::Allocate, |reply| Op::Allocate {
+            file,
+            len,
+            reply,
+        })
+        .await
+    }
+
+    pub(crate) async fn truncate(&self, file: &Arc<NamedFile>, len: u64) -> Result<()> {
+        let file = Arc::clone(file);
+        let slot = self.slot(Lane::Names).await?;
+        self.send(Lane::Names, slot, OpKind::Truncate, |reply| Op::Truncate {
+            file,
+            len,
+            reply,
+        })
+        .await
+    }
+
+    pub async fn open(&self, path: &Path, how: How) -> Result<Arc<NamedFile>> {
+        let path = path.to_owned();
+        let slot = self.slot(Lane::Names).await?;
+        self.send(Lane::Names, slot, OpKind::Open, |reply| Op::Open {
+            path,
+            how,
+            reply,
+        })
+        .await
+        .map(Arc::new)
+    }
+
+    pub(crate) async fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        let slot = self.slot(Lane::Names).await?;
+        self.send(Lane::Names, slot, OpKind::Rename, |reply| Op::Rename {
+            from,
+            to,
+            reply,
+        })
+        .await
+    }
+
+    /// Removes a name; a name that is not there is no error.
+    pub async fn unlink(&self, path: &Path) -> Result<()> {
+        let path = path.to_owned();
+        let slot = self.slot(Lane::Names).await?;
+        self.send(Lane::Names, slot, OpKind::Unlink, |reply| Op::Unlink {
+            path,
+            reply,
+        })
+        .await
+    }
+
+    /// Makes one directory; one that is there is no error.
+    pub(crate) async fn make_directory(&self, path: &Path) -> Result<()> {
+        let path = path.to_owned();
+        let slot = self.slot(Lane::Names).await?;
+        self.send(Lane::Names, slot, OpKind::MakeDirectory, |reply| {
+            Op::MakeDirectory { path, reply }
+        })
+        .await
+    }
+
+    /// Closes a file on the engine. The last close of a large unlinked file frees its blocks, which
+    /// may take tens of milliseconds; only when no slot is free is it done here and now.
+    pub(crate) fn close_file(&self, file: NamedFile) {
+        if let Some(slot) = self.try_slot(Lane::Names) {
+            drop(
+                self.send(Lane::Names, slot, OpKind::Close, |reply| Op::Close {
+                    file,
+                    reply,
+                }),
+            );
+        }
+    }
+
+    /// Lets what is in flight complete, refuses the rest, and ends the engine's threads.
+    pub async fn close(&self) {
+        if self.shared.closing.swap(true, SeqCst) {
+            return;
+        }
+        for lane in &self.shared.lanes {
+            // All slots back means that everything sent has completed. Later callers find
+            // `closing` once they have their slot.
+            let all = lane.slots.acquire_many(lane.size as u32).await;
+            drop(all);
+        }
+        for lane in &self.shared.lanes {
+            while lane.messages.try_send(Message::Stop).is_ok() {}
+        }
+        self.shared.doorbell.ring();
+        let threads = std::mem::take(
+            &mut *self
+                .shared
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok())
+        });
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("an engine thread had panicked");
+        }
+    }
+
+    /// Operations handed to the engine and not complete.
+    pub fn inflight(&self) -> usize {
+        self.shared
+            .lanes
+            .iter()
+            .map(|lane| lane.size - lane.slots.available_permits().min(lane.size))
+            .sum()
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    async fn slot(&self, lane: Lane) -> Result<OwnedSemaphorePermit> {
+        if let Some(slot) = self.try_slot(lane) {
+            return Ok(slot);
+        }
+        if self.shared.closing.load(Acquire) {
+            return Err(Error::Closed);
+        }
+        let waiting = Waiting::new(&self.shared.counters);
+        let slot = Arc::clone(&self.shared.lanes[lane as usize].slots)
+            .acquire_owned()
+            .await;
+        drop(waiting);
+        match slot {
+            Ok(slot) if !self.shared.closing.load(Acquire) => Ok(slot),
+            _ => Err(Error::Closed),
+        }
+    }
+
+    fn try_slot(&self, lane: Lane) -> Option<OwnedSemaphorePermit> {
+        let slot = Arc::clone(&self.shared.lanes[lane as usize].slots)
+            .try_acquire_owned()
+            .ok()?;
+        (!self.shared.closing.load(Acquire)).then_some(slot)
+    }
+
+    fn send<T>(
+        &self,
+        lane: Lane,
+        slot: OwnedSemaphorePermit,
+        kind: OpKind,
+        op: impl FnOnce(Reply<T>) -> Op,
+    ) -> Pending<T> {
+        let (reply, result) = oneshot::channel();
+        let counters = Arc::clone(&self.shared.counters);
+        let ticket = Ticket {
+            _slot: slot,
+            kind,
+            since: Instant::now(),
+            counters,
+        };
+        let message = Message::Run(Box::new(Command {
+            op: op(reply),
+            ticket,
+        }));
+        // A send fails only when the engine is gone; the reply goes with the message, and the
+        // caller finds `Closed`.
+        if self.shared.lanes[lane as usize]
+            .messages
+            .try_send(message)
+            .is_ok()
+            && self.shared.doorbell.ring()
+        {
+            self.shared.counters.doorbell_rings.fetch_add(1, Relaxed);
+        }
+        Pending { result }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            while lane.messages.try_send(Message::Stop).is_ok() {}
+        }
+        self.doorbell.ring();
+    }
+}
+
+/// An operation under way. Dropping it gives up the answer, not the operation.
+pub struct Pending<T> {
+    result: oneshot::Receiver<Result<T>>,
+}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let result = ready!(Pin::new(&mut self.result).poll(cx));
+        Poll::Ready(result.unwrap_or(Err(Error::Closed)))
+    }
+}
+
+/// Counts a caller in the queue for a slot, however its wait ends.
+struct Waiting<'a>(&'a Counters);
+
+impl<'a> Waiting<'a> {
+    fn new(counters: &'a Counters) -> Waiting<'a> {
+        counters.waiting.fetch_add(1, Relaxed);
+        Waiting(counters)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}

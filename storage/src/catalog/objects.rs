@@ -1,0 +1,187 @@
+//! Objects and blobs in the catalog: the SQL, and what a precondition means. No I/O on files.
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
+
+use crate::error::{Error, Result};
+use crate::id::BlobId;
+use crate::key::Key;
+
+/// One stored object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRecord {
+    pub key: Key,
+    pub blob: BlobId,
+    pub length: u64,
+    pub blake3: [u8; 32],
+    pub content_type: Option<String>,
+    pub modified_ms: i64,
+}
+
+/// What must hold of the object before it is replaced or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Precondition {
+    #[default]
+    None,
+    /// It has one of these hashes.
+    IfMatch(Vec<[u8; 32]>),
+    /// It exists.
+    IfMatchAny,
+    /// It does not exist.
+    IfNoneMatchAny,
+}
+
+#[derive(Debug, Clone)]
+pub struct PutOutcome {
+    pub record: ObjectRecord,
+    /// False when an object of that key was replaced.
+    pub created: bool,
+}
+
+/// A blob's row, as it is inserted.
+pub(crate) struct BlobRow {
+    pub(crate) id: BlobId,
+    pub(crate) length: u64,
+    pub(crate) blake3: [u8; 32],
+    pub(crate) content_type: Option<String>,
+}
+
+impl Precondition {
+    fn check(&self, key: &Key, current: Option<&ObjectRecord>) -> Result<()> {
+        let holds = match self {
+            Precondition::None => true,
+            Precondition::IfMatch(hashes) => current.is_some_and(|c| hashes.contains(&c.blake3)),
+            Precondition::IfMatchAny => current.is_some(),
+            Precondition::IfNoneMatchAny => current.is_none(),
+        };
+        let current = current.map(|c| c.blake3);
+        if holds {
+            Ok(())
+        } else {
+            Err(Error::PreconditionFailed {
+                key: key.to_string(),
+                current,
+            })
+        }
+    }
+}
+
+const SELECT: &str = "SELECT o.key, o.blob, b.length, b.blake3, b.content_type, o.modified_ms
+                      FROM objects o JOIN blobs b ON b.id = o.blob";
+
+pub(crate) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_millis() as i64
+}
+
+pub(crate) fn insert_blob(tx: &Transaction<'_>, row: &BlobRow) -> Result<()> {
+    let sql = "INSERT INTO blobs (id, length, blake3, content_type, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
+    tx.prepare_cached(sql)?.execute((
+        row.id,
+        row.length as i64,
+        row.blake3,
+        &row.content_type,
+        now_ms(),
+    ))?;
+    Ok(())
+}
+
+pub(crate) fn delete_blob(tx: &Transaction<'_>, id: BlobId) -> Result<()> {
+    tx.prepare_cached("DELETE FROM blobs WHERE id = ?1")?
+        .execute([id])?;
+    Ok(())
+}
+
+pub(crate) fn has_blob(connection: &Connection, id: BlobId) -> Result<bool> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?
+        .exists([id])?)
+}
+
+pub(crate) fn get(connection: &Connection, key: &Key) -> Result<Option<ObjectRecord>> {
+    let mut select = connection.prepare_cached(&format!("{SELECT} WHERE o.key = ?1"))?;
+    Ok(select.query_row([key.as_str()], record).optional()?)
+}
+
+/// Points `key` at a blob that is already in the catalog. Returns the outcome, and the blob that
+/// the key named before, whose row is gone.
+pub(crate) fn put(
+    tx: &Transaction<'_>,
+    key: &Key,
+    blob: BlobId,
+    precondition: &Precondition,
+) -> Result<(PutOutcome, Option<BlobId>)> {
+    let current = get(tx, key)?;
+    precondition.check(key, current.as_ref())?;
+    let sql = "INSERT INTO objects (key, blob, modified_ms) VALUES (?1, ?2, ?3)
+               ON CONFLICT (key) DO UPDATE SET blob = excluded.blob, modified_ms = excluded.modified_ms";
+    tx.prepare_cached(sql)?
+        .execute((key.as_str(), blob, now_ms()))?;
+    let replaced = current.map(|c| c.blob);
+    if let Some(replaced) = replaced {
+        delete_blob(tx, replaced)?;
+    }
+    let record = get(tx, key)?.ok_or(Error::NoBlob(blob))?;
+    Ok((
+        PutOutcome {
+            record,
+            created: replaced.is_none(),
+        },
+        replaced,
+    ))
+}
+
+/// Removes the object; returns its blob, which is then nobody's.
+pub(crate) fn delete(
+    tx: &Transaction<'_>,
+    key: &Key,
+    precondition: &Precondition,
+) -> Result<Option<BlobId>> {
+    let current = get(tx, key)?;
+    precondition.check(key, current.as_ref())?;
+    let Some(current) = current else {
+        return Ok(None);
+    };
+    tx.prepare_cached("DELETE FROM objects WHERE key = ?1")?
+        .execute([key.as_str()])?;
+    Ok(Some(current.blob))
+}
+
+/// Up to `limit` objects whose keys start with `prefix` and come after `after`, by key bytes. A
+/// range scan that begins at the first candidate and stops at the first key past the prefix.
+pub(crate) fn list(
+    connection: &Connection,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<ObjectRecord>> {
+    let (sql, from) = match after {
+        Some(after) if after >= prefix => (" WHERE o.key > ?1 ORDER BY o.key LIMIT ?2", after),
+        _ => (" WHERE o.key >= ?1 ORDER BY o.key LIMIT ?2", prefix),
+    };
+    let mut select = connection.prepare_cached(&format!("{SELECT}{sql}"))?;
+    let rows = select.query_map((from, limit as i64), record)?;
+    let mut records = Vec::new();
+    for row in rows {
+        let row = row?;
+        if !row.key.as_str().starts_with(prefix) {
+            break;
+        }
+        records.push(row);
+    }
+    Ok(records)
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<ObjectRecord> {
+    let invalid =
+        |e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e));
+    Ok(ObjectRecord {
+        key: Key::parse(row.get_ref(0)?.as_str()?).map_err(invalid)?,
+        blob: row.get(1)?,
+        length: row.get::<_, i64>(2)? as u64,
+        blake3: row.get(3)?,
+        content_type: row.get(4)?,
+        modified_ms: row.get(5)?,
+    })
+}

@@ -1,0 +1,152 @@
+//! What can go wrong in storage. A message names the object, the limit, the actual value and, where
+//! there is one, the next step.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::id::BlobId;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The volume (or the quota on it) is full. Nothing of the failed operation stays behind.
+    #[error("no space left on the volume to {op} {}: delete something or use a larger volume", path.display())]
+    NoSpace { op: &'static str, path: PathBuf },
+
+    #[error("data directory {} is in use by {}: stop that node or choose another --data", dir.display(), holder(*pid))]
+    Locked { dir: PathBuf, pid: Option<u32> },
+
+    #[error(
+        "the precondition on {key} failed: the object {}",
+        current_state(current)
+    )]
+    PreconditionFailed {
+        key: String,
+        current: Option<[u8; 32]>,
+    },
+
+    #[error("blob {0} is not stored here")]
+    NoBlob(BlobId),
+
+    /// The bytes on disk are not the bytes that were written.
+    #[error("{} is corrupt: {detail}", path.display())]
+    Corrupt { path: PathBuf, detail: String },
+
+    /// An fsync failed earlier: the kernel may have dropped dirty pages, so nothing more is promised durable.
+    #[error("the volume of {} is degraded since a sync failed: writes are refused, reads go on; check the disk and restart", dir.display())]
+    Degraded { dir: PathBuf },
+
+    #[error("could not {op} {}: {source}", path.display())]
+    Io {
+        op: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+
+    #[error("catalog: {0}")]
+    Catalog(#[source] rusqlite::Error),
+
+    /// The catalog was written by a newer version.
+    #[error("catalog {} has schema {found}, this version knows up to {known}: run the newer version again", path.display())]
+    CatalogTooNew {
+        path: PathBuf,
+        found: String,
+        known: String,
+    },
+
+    #[error("the engine {engine} cannot run here: {reason}; use --engine auto or threads")]
+    EngineRefused {
+        engine: &'static str,
+        reason: String,
+    },
+
+    #[error("the store is closed")]
+    Closed,
+
+    #[error("{what} has {actual} bytes, the limit is {limit}")]
+    TooLarge {
+        what: String,
+        limit: u64,
+        actual: u64,
+    },
+
+    /// A closure given to the catalog declined; its savepoint was rolled back.
+    #[error("{0}")]
+    Rejected(String),
+}
+
+impl Error {
+    /// Names a failed system call, telling a full volume from any other reason.
+    pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Error {
+        match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace {
+                op,
+                path: path.into(),
+            },
+            _ => Error::Io {
+                op,
+                path: path.into(),
+                source,
+            },
+        }
+    }
+
+    pub(crate) fn corrupt(path: &Path, detail: impl Into<String>) -> Error {
+        Error::Corrupt {
+            path: path.into(),
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Error {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Error::NoSpace {
+                op: "write",
+                path: crate::limits::CATALOG_FILE.into(),
+            },
+            _ => Error::Catalog(error),
+        }
+    }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("process {pid}"),
+        None => "another process".into(),
+    }
+}
+
+fn current_state(current: &Option<[u8; 32]>) -> String {
+    match current {
+        Some(hash) => format!(
+            "exists with blake3 {}",
+            blake3::Hash::from_bytes(*hash).to_hex()
+        ),
+        None => "does not exist".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_volume_is_told_from_other_failures() {
+        let path = Path::new("/data/x");
+        let full = Error::io("write", path, io::Error::from_raw_os_error(libc::ENOSPC));
+        assert!(matches!(full, Error::NoSpace { op: "write", .. }), "{full}");
+        let broken = Error::io("write", path, io::Error::from_raw_os_error(libc::EIO));
+        assert!(
+            broken.to_string().starts_with("could not write /data/x: "),
+            "{broken}"
+        );
+    }
+}

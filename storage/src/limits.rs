@@ -1,0 +1,97 @@
+//! Every bound of the storage crate, in one place, with the reason for its size.
+
+/// Bytes covered by one block checksum, and the unit in which cold reads are made.
+pub const BLOCK_BYTES: usize = 256 * 1024;
+
+/// The most bytes of one write operation. Large batches matter: on ext4 a buffered write through
+/// io_uring goes to a kernel worker thread, and the hand-over costs the same for 4 KiB as for 1 MiB.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// A writer starts with a smaller batch, so that many slow uploads do not hold many large buffers.
+pub const BATCH_BYTES_FIRST: usize = BLOCK_BYTES;
+
+/// Batches of one writer on their way to the disk while it fills the next.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
+
+/// The most bytes of one [`BlobReader::read`](crate::BlobReader::read).
+pub const READ_MAX: usize = 1024 * 1024;
+
+/// Up to this, a hot read is copied instead of mapped: a map costs more than the copy.
+pub const SMALL_READ_BYTES: usize = 32 * 1024;
+
+/// A stream's chunk, when the blob is read from the page cache or the disk alike.
+pub const STREAM_CHUNK_BYTES: usize = 512 * 1024;
+
+/// The largest blob. Its table of block checksums then has 16 MiB.
+pub const BLOB_BYTES_MAX: u64 = 1 << 40;
+
+pub const KEY_BYTES_MAX: usize = 1024;
+pub const CONTENT_TYPE_BYTES_MAX: usize = 1024;
+/// Room for the segment table of a rendition.
+pub const SEGMENT_TABLE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// The caller's note in one journal record (validators of a download, for instance).
+pub const JOURNAL_NOTE_BYTES_MAX: usize = 64 * 1024;
+/// A journal past this is not one of ours.
+pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes of write buffers filled or on their way to the disk, over all writers.
+pub const WRITE_BUDGET_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of read buffers being filled or still referenced by a response.
+pub const READ_BUDGET_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes mapped for hot reads. Past it, reads go through the engine. It counts towards the
+/// resident set, whence the modest size.
+pub const MAP_BUDGET_BYTES: usize = 64 * 1024 * 1024;
+/// A stream maps this much at a time: large enough that mmap and munmap are rare, small enough
+/// that thirty streams share the budget.
+pub const MAP_WINDOW_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Free buffers kept by one pool for the next caller.
+pub const POOL_RETAINED_BYTES: usize = 6 * 1024 * 1024;
+
+/// Operations of one lane handed to the engine and not yet complete. Their sum stays below half
+/// the completion queue, which can therefore never overflow.
+pub const READS_IN_FLIGHT_MAX: usize = 128;
+pub const WRITES_IN_FLIGHT_MAX: usize = 64;
+pub const NAMES_IN_FLIGHT_MAX: usize = 32;
+/// Syncs are few: each holds one of the kernel's bounded io_uring workers (four per CPU) for as
+/// long as the disk needs, and buffered writes share those workers.
+pub const SYNCS_IN_FLIGHT_PER_CPU: usize = 2;
+pub const SYNCS_IN_FLIGHT_CEILING: usize = 32;
+pub const RING_ENTRIES: u32 = 256;
+pub const RING_COMPLETIONS: u32 = 1024;
+
+/// Threads of the `threads` engine, by lane. A lane's threads all blocked leave the others alone.
+pub const READ_THREADS: usize = 8;
+pub const WRITE_THREADS: usize = 4;
+pub const NAMES_THREADS: usize = 2;
+pub const THREAD_STACK_BYTES: usize = 256 * 1024;
+
+/// Times one operation is repeated after EINTR or EAGAIN before the error is reported.
+pub const RETRIES_MAX: u32 = 64;
+
+/// Blobs kept open (descriptor, footer, verified blocks) for the next reader.
+pub const OPEN_BLOBS_MAX: usize = 64;
+/// Directories kept open to be synced again.
+pub const OPEN_DIRECTORIES_MAX: usize = 32;
+
+/// Catalog requests waiting for their thread.
+pub const CATALOG_QUEUE_MAX: usize = 256;
+/// Requests that share one COMMIT.
+pub const CATALOG_BATCH_MAX: usize = 64;
+/// Page cache of each catalog connection.
+pub const CATALOG_CACHE_KIB: i64 = 1024;
+pub const CATALOG_FILE: &str = "catalog.sqlite";
+
+/// Rows of one listing.
+pub const LIST_MAX: usize = 10_000;
+
+const _: () = {
+    assert!(
+        READS_IN_FLIGHT_MAX + WRITES_IN_FLIGHT_MAX + NAMES_IN_FLIGHT_MAX + SYNCS_IN_FLIGHT_CEILING
+            <= RING_COMPLETIONS as usize / 2
+    );
+    assert!(BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+    assert!(STREAM_CHUNK_BYTES <= READ_MAX && STREAM_CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
+    assert!(MAP_WINDOW_BYTES.is_multiple_of(STREAM_CHUNK_BYTES as u64));
+};

@@ -1,0 +1,311 @@
+//! How a range of a blob is read: mapped when it is in the page cache, through the engine when not.
+//!
+//! | state                                         | path                                              |
+//! |-----------------------------------------------|---------------------------------------------------|
+//! | resident (mincore), room in the map budget    | `Bytes` over the map, nothing copied              |
+//! | small, its blocks verified                    | `preadv2(RWF_NOWAIT)`: one call instead of a map  |
+//! | anything else                                 | the engine, whole blocks, checksums verified      |
+//!
+//! A block is verified the first time this process reads it, on whatever path, and again whenever
+//! it comes from the disk. So a caller's thread takes no page fault that waits for a disk, except
+//! when the kernel evicts a page in the moment between mincore and its use.
+//!
+//! A map and its share of the budget live as long as the last `Bytes` made from it.
+
+use std::io::IoSliceMut;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::*};
+
+use bytes::Bytes;
+use memmap2::{Mmap, MmapOptions};
+use rustix::io::ReadWriteFlags;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::blob::format::{Footer, block_range};
+use crate::bridge::{NamedFile, Pending};
+use crate::buffer::Buffer;
+use crate::error::{Error, Result};
+use crate::limits::{BLOCK_BYTES, SMALL_READ_BYTES};
+use crate::volume::{PAGE_BYTES, Volume};
+
+/// A blob file open for reading.
+pub(crate) struct OpenBlob {
+    pub(crate) volume: Arc<Volume>,
+    /// Taken only by `Drop`.
+    file: Option<Arc<NamedFile>>,
+    pub(crate) footer: Footer,
+    /// One bit for each block, set once it matched its checksum.
+    verified: Box<[AtomicU64]>,
+}
+
+/// A mapped part of a blob.
+pub(crate) struct Window {
+    map: Mmap,
+    /// The range of the object it shows; starts with a block.
+    range: Range<u64>,
+    _permits: OwnedSemaphorePermit,
+}
+
+/// Bytes of a window, for `Bytes::from_owner`.
+struct Mapped {
+    window: Arc<Window>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.window.map[self.range.clone()]
+    }
+}
+
+/// A read through the engine under way.
+pub(crate) struct ColdRead {
+    pending: Pending<Buffer>,
+    /// What is read: whole blocks.
+    blocks: Range<u64>,
+    /// What was asked for.
+    range: Range<u64>,
+}
+
+impl OpenBlob {
+    pub(crate) fn new(volume: Arc<Volume>, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
+        let words = footer.block_crcs.len().div_ceil(64);
+        let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
+        OpenBlob {
+            volume,
+            file: Some(file),
+            footer,
+            verified,
+        }
+    }
+
+    pub(crate) fn file(&self) -> &Arc<NamedFile> {
+        self.file.as_ref().expect("taken only by drop")
+    }
+
+    /// The range from the page cache, or `None` when it is not (wholly) there. `window` is used if
+    /// it fits and replaced if not; a new one reaches `ahead` bytes further where the blob does.
+    pub(crate) fn hot(
+        &self,
+        range: &Range<u64>,
+        window: &mut Option<Arc<Window>>,
+        ahead: u64,
+    ) -> Result<Option<Bytes>> {
+        let blocks = self.whole_blocks(range);
+        let needed = if self.is_verified(&blocks) {
+            if range.end - range.start <= SMALL_READ_BYTES as u64
+                && let Some(bytes) = self.copy_resident(range)
+            {
+                return Ok(Some(bytes));
+            }
+            range.clone()
+        } else {
+            blocks.clone()
+        };
+        let fits = |w: &Arc<Window>| w.range.start <= needed.start && needed.end <= w.range.end;
+        let shared = match window.take().filter(fits) {
+            Some(shared) => shared,
+            None => match self.map(
+                blocks.start
+                    ..blocks
+                        .end
+                        .max((blocks.start + ahead).min(self.footer.length)),
+            )? {
+                Some(new) => new,
+                None => return Ok(None),
+            },
+        };
+        let resident = shared
+            .is_resident(&needed)
+            .map_err(|e| Error::io("mincore", &self.file().path, e))?;
+        let bytes = if resident {
+            self.verify(&blocks, |block| &shared.map[shared.within(block)], false)?;
+            let range = shared.within(range);
+            Some(Bytes::from_owner(Mapped {
+                window: Arc::clone(&shared),
+                range,
+            }))
+        } else {
+            None
+        };
+        *window = Some(shared);
+        if bytes.is_some() {
+            self.volume.reads_hot.fetch_add(1, Relaxed);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads through the engine.
+    pub(crate) async fn cold(&self, range: &Range<u64>) -> Result<Bytes> {
+        let blocks = self.whole_blocks(range);
+        let len = (blocks.end - blocks.start) as usize;
+        let buffer = self.volume.read_pool.take(len).await;
+        let buffer = self
+            .volume
+            .bridge
+            .read(self.file(), buffer, blocks.start, len)
+            .await?;
+        self.accept(buffer, &blocks, range)
+    }
+
+    /// Starts a read through the engine if a buffer and a slot are free now.
+    pub(crate) fn try_cold(&self, range: &Range<u64>) -> Option<ColdRead> {
+        let blocks = self.whole_blocks(range);
+        let len = (blocks.end - blocks.start) as usize;
+        let buffer = self.volume.read_pool.try_take(len)?;
+        let pending = self
+            .volume
+            .bridge
+            .try_read(self.file(), buffer, blocks.start, len)?;
+        Some(ColdRead {
+            pending,
+            blocks,
+            range: range.clone(),
+        })
+    }
+
+    pub(crate) async fn finish_cold(&self, read: ColdRead) -> Result<Bytes> {
+        let buffer = read.pending.await?;
+        self.accept(buffer, &read.blocks, &read.range)
+    }
+
+    /// Checks whole blocks that came from the engine, and cuts out what was asked for.
+    fn accept(&self, buffer: Buffer, blocks: &Range<u64>, range: &Range<u64>) -> Result<Bytes> {
+        if (buffer.len() as u64) < blocks.end - blocks.start {
+            let detail = format!(
+                "the file ends at {}, before its footer's length",
+                blocks.start + buffer.len() as u64
+            );
+            return Err(Error::corrupt(&self.file().path, detail));
+        }
+        let data = buffer.as_slice();
+        let within =
+            |r: &Range<u64>| (r.start - blocks.start) as usize..(r.end - blocks.start) as usize;
+        self.verify(blocks, |block| &data[within(block)], true)?;
+        self.volume.reads_cold.fetch_add(1, Relaxed);
+        Ok(buffer.into_bytes(within(range)))
+    }
+
+    /// Compares the blocks' checksums, all of them when `again`, else those never checked before.
+    fn verify<'a>(
+        &self,
+        blocks: &Range<u64>,
+        bytes: impl Fn(&Range<u64>) -> &'a [u8],
+        again: bool,
+    ) -> Result<()> {
+        for block in block_indices(blocks) {
+            let (word, bit) = (&self.verified[(block / 64) as usize], 1 << (block % 64));
+            if !again && word.load(Relaxed) & bit != 0 {
+                continue;
+            }
+            let range = block_range(block, self.footer.length);
+            let (found, expected) = (
+                crc32c::crc32c(bytes(&range)),
+                self.footer.block_crcs[block as usize],
+            );
+            if found != expected {
+                let detail = format!(
+                    "bytes {}..{} have crc32c {found:08x}, the footer says {expected:08x}",
+                    range.start, range.end
+                );
+                return Err(Error::corrupt(&self.file().path, detail));
+            }
+            word.fetch_or(bit, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn is_verified(&self, blocks: &Range<u64>) -> bool {
+        block_indices(blocks).all(|block| {
+            self.verified[(block / 64) as usize].load(Relaxed) & (1 << (block % 64)) != 0
+        })
+    }
+
+    fn whole_blocks(&self, range: &Range<u64>) -> Range<u64> {
+        let block = BLOCK_BYTES as u64;
+        range.start / block * block..range.end.next_multiple_of(block).min(self.footer.length)
+    }
+
+    /// Copies a small range without waiting; `None` when not all of it is in the page cache.
+    fn copy_resident(&self, range: &Range<u64>) -> Option<Bytes> {
+        let len = (range.end - range.start) as usize;
+        let mut copy = vec![0; len];
+        let read = rustix::io::preadv2(
+            &self.file().file,
+            &mut [IoSliceMut::new(&mut copy)],
+            range.start,
+            ReadWriteFlags::NOWAIT,
+        );
+        if read != Ok(len) {
+            return None;
+        }
+        self.volume.reads_hot.fetch_add(1, Relaxed);
+        Some(Bytes::from(copy))
+    }
+
+    /// Maps a range, or returns `None` when the budget is spent.
+    fn map(&self, range: Range<u64>) -> Result<Option<Arc<Window>>> {
+        let len = (range.end - range.start) as usize;
+        let permits = len.div_ceil(PAGE_BYTES) as u32;
+        let Ok(permits) = Arc::clone(&self.volume.map_budget).try_acquire_many_owned(permits)
+        else {
+            return Ok(None);
+        };
+        // SAFETY: blob files are never overwritten or truncated, only unlinked, so the mapped bytes
+        // do not change under the shared reference (LOCK keeps other nodes away).
+        let map = unsafe {
+            MmapOptions::new()
+                .offset(range.start)
+                .len(len)
+                .map(&self.file().file)
+        };
+        let map = map.map_err(|e| Error::io("map", &self.file().path, e))?;
+        Ok(Some(Arc::new(Window {
+            map,
+            range,
+            _permits: permits,
+        })))
+    }
+}
+
+impl Drop for OpenBlob {
+    /// The last close of an unlinked file frees its blocks: work for the engine, not for the thread
+    /// that happened to send the last byte.
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take().and_then(Arc::into_inner) {
+            self.volume.bridge.close_file(file);
+        }
+    }
+}
+
+fn block_indices(blocks: &Range<u64>) -> Range<u64> {
+    blocks.start / BLOCK_BYTES as u64..blocks.end.div_ceil(BLOCK_BYTES as u64)
+}
+
+impl Window {
+    /// Where in the map a range of the object is.
+    fn within(&self, range: &Range<u64>) -> Range<usize> {
+        (range.start - self.range.start) as usize..(range.end - self.range.start) as usize
+    }
+
+    fn is_resident(&self, range: &Range<u64>) -> std::io::Result<bool> {
+        let within = self.within(range);
+        let first = within.start / PAGE_BYTES * PAGE_BYTES;
+        let len = within.end - first;
+        let mut pages = vec![0u8; len.div_ceil(PAGE_BYTES)];
+        // SAFETY: `first..first + len` lies in the map (rounded up to its last page), and `pages`
+        // has one byte for each of its pages.
+        let result = unsafe {
+            libc::mincore(
+                self.map.as_ptr().add(first).cast_mut().cast(),
+                len,
+                pages.as_mut_ptr(),
+            )
+        };
+        if result != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(pages.iter().all(|page| page & 1 == 1))
+    }
+}

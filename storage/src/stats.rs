@@ -1,0 +1,149 @@
+//! Counters that the bridge and the read path keep, and the snapshot made of them.
+//!
+//! All are relaxed atomics: they are read for people, never to decide anything.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// What is counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpKind {
+    Read,
+    Write,
+    Sync,
+    Allocate,
+    Open,
+    Rename,
+    Unlink,
+    MakeDirectory,
+    Truncate,
+    Close,
+}
+
+const KINDS: [(OpKind, &str); 10] = [
+    (OpKind::Read, "read"),
+    (OpKind::Write, "write"),
+    (OpKind::Sync, "sync"),
+    (OpKind::Allocate, "allocate"),
+    (OpKind::Open, "open"),
+    (OpKind::Rename, "rename"),
+    (OpKind::Unlink, "unlink"),
+    (OpKind::MakeDirectory, "mkdir"),
+    (OpKind::Truncate, "truncate"),
+    (OpKind::Close, "close"),
+];
+
+/// Upper bounds of the buckets of an operation's duration, in seconds; the last bucket is open.
+pub const OP_SECONDS_BUCKETS: [f64; 8] =
+    [0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025, 0.1, 1.0];
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    ops: [OpCounter; KINDS.len()],
+    pub(crate) batches: AtomicU64,
+    pub(crate) batched_ops: AtomicU64,
+    pub(crate) batch_max: AtomicU64,
+    pub(crate) doorbell_rings: AtomicU64,
+    pub(crate) waiting: AtomicU64,
+}
+
+#[derive(Default)]
+struct OpCounter {
+    total: AtomicU64,
+    errors: AtomicU64,
+    nanoseconds: AtomicU64,
+    buckets: [AtomicU64; OP_SECONDS_BUCKETS.len() + 1],
+}
+
+/// Counts of one kind of operation.
+#[derive(Debug, Clone)]
+pub struct OpStats {
+    pub op: &'static str,
+    pub total: u64,
+    pub errors: u64,
+    /// Time between submission and completion, summed.
+    pub seconds: f64,
+    /// How many took at most each of [`OP_SECONDS_BUCKETS`] (not cumulative), then how many longer.
+    pub buckets: Vec<u64>,
+}
+
+/// A snapshot for metrics and `doctor`.
+#[derive(Debug, Clone)]
+pub struct StoreStats {
+    pub engine: &'static str,
+    /// Operations handed to the engine and not complete.
+    pub inflight: u64,
+    /// Callers waiting for room in a lane.
+    pub queue_depth: u64,
+    pub ops: Vec<OpStats>,
+    /// Batches drained by the reactor, operations in them, and the largest.
+    pub batches_total: u64,
+    pub batched_ops_total: u64,
+    pub batch_max: u64,
+    /// Times a caller had to wake the reactor.
+    pub doorbell_rings_total: u64,
+    pub free_bytes: u64,
+    pub volume_bytes: u64,
+    pub degraded: bool,
+    /// Reads answered from the page cache, and through the engine.
+    pub reads_mmap_total: u64,
+    pub reads_reactor_total: u64,
+    /// Bytes of buffers in use, and bytes mapped.
+    pub buffer_bytes: u64,
+    pub mapped_bytes: u64,
+    /// Blobs kept open for the next reader.
+    pub open_blobs: u64,
+}
+
+impl Counters {
+    pub(crate) fn op(&self, kind: OpKind, took: Duration, failed: bool) {
+        let counter = &self.ops[kind as usize];
+        counter.total.fetch_add(1, Relaxed);
+        counter.errors.fetch_add(failed.into(), Relaxed);
+        counter
+            .nanoseconds
+            .fetch_add(took.as_nanos() as u64, Relaxed);
+        let bucket = OP_SECONDS_BUCKETS.partition_point(|bound| took.as_secs_f64() > *bound);
+        counter.buckets[bucket].fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn batch(&self, ops: u64) {
+        self.batches.fetch_add(1, Relaxed);
+        self.batched_ops.fetch_add(ops, Relaxed);
+        self.batch_max.fetch_max(ops, Relaxed);
+    }
+
+    pub(crate) fn ops(&self) -> Vec<OpStats> {
+        let snapshot = |(kind, op): &(OpKind, &'static str)| {
+            let counter = &self.ops[*kind as usize];
+            OpStats {
+                op,
+                total: counter.total.load(Relaxed),
+                errors: counter.errors.load(Relaxed),
+                seconds: Duration::from_nanos(counter.nanoseconds.load(Relaxed)).as_secs_f64(),
+                buckets: counter.buckets.iter().map(|b| b.load(Relaxed)).collect(),
+            }
+        };
+        KINDS.iter().map(snapshot).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_counts_under_its_own_name() {
+        let counters = Counters::default();
+        for (at, (kind, _)) in KINDS.iter().enumerate() {
+            assert_eq!(*kind as usize, at);
+        }
+        counters.op(OpKind::Sync, Duration::from_millis(2), true);
+        counters.op(OpKind::Sync, Duration::from_secs(9), false);
+        let ops = counters.ops();
+        let sync = ops.iter().find(|o| o.op == "sync").unwrap();
+        assert_eq!((sync.total, sync.errors), (2, 1));
+        assert_eq!(sync.buckets, [0, 0, 0, 0, 1, 0, 0, 0, 1]);
+        assert!(ops.iter().filter(|o| o.op != "sync").all(|o| o.total == 0));
+    }
+}
