@@ -109,7 +109,7 @@ fetch_hls() {
     fi
     say "npm install hls.js@$hls_version under $folder"
     mkdir -p "$folder"
-    npm install --silent --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --prefix "$folder" \
+    npm install --loglevel=error --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --prefix "$folder" \
         "hls.js@$hls_version" </dev/null >"$tools/npm.log" 2>&1 || {
         tail -n 20 "$tools/npm.log" >&2
         [ "$purpose" != test ] || fail "npm could not install hls.js"
@@ -124,8 +124,9 @@ fetch_hls() {
 
 check_rust
 mkdir -p "$tools"
-have apt-get && have dpkg-query ||
+if ! have apt-get || ! have dpkg-query; then
     fail "this is no Debian or Ubuntu; install by hand: a C and C++ compiler, clang with libclang, cmake, SIMDe headers, pkg-config, FFmpeg 5.1-7 with its development files, nginx, curl; then build with cargo"
+fi
 
 install build-essential cmake clang libclang-dev libsimde-dev curl ffmpeg \
     libavcodec-dev libavformat-dev libavutil-dev libavfilter-dev libavdevice-dev libswscale-dev libswresample-dev
