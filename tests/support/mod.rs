@@ -6,6 +6,7 @@
 // Each test executable uses a part of this.
 #![allow(dead_code)]
 
+pub mod browser;
 pub mod media;
 pub mod nginx;
 pub mod node;

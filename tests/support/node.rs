@@ -19,16 +19,22 @@ pub struct Node {
     client: reqwest::Client,
 }
 
+/// A setting as the node's environment takes it.
+pub type Setting<'a> = (&'a str, &'a str);
+
+/// The tests' origins listen on loopback, which a node refuses by default.
+pub const PRIVATE_ORIGINS: Setting = ("REELRING_ALLOW_PRIVATE_ORIGINS", "true");
+
 /// The command that serves `data`, with its log in `data`'s sibling `NAME.log`.
-pub fn serve(data: &Path, arguments: &[&str]) -> Command {
+pub fn serve(data: &Path, settings: &[Setting]) -> Command {
     let log = std::fs::File::options().create(true).append(true).open(log_path(data)).expect("the node's log");
     let mut command = Command::new(env!("CARGO_BIN_EXE_reelring"));
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--allow-private-origins", "--data"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--data"])
         .arg(data)
-        .args(arguments)
         // Nothing of the caller's settings may decide a test.
         .env_clear()
+        .envs(settings.iter().copied())
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("RUST_BACKTRACE", "1")
         .current_dir(data.parent().expect("the data directory lies in a folder"))
@@ -45,12 +51,12 @@ fn log_path(data: &Path) -> PathBuf {
 impl Node {
     /// Starts a node on `data`, which may not exist yet, and waits until it serves.
     pub async fn start(data: &Path) -> Node {
-        Node::start_with(data, &[]).await
+        Node::start_with(data, &[PRIVATE_ORIGINS]).await
     }
 
-    pub async fn start_with(data: &Path, arguments: &[&str]) -> Node {
+    pub async fn start_with(data: &Path, settings: &[Setting<'_>]) -> Node {
         forget_address(data);
-        Node::adopt(Owned::spawn(&mut serve(data, arguments)), data).await
+        Node::adopt(Owned::spawn(&mut serve(data, settings)), data).await
     }
 
     /// Waits for a node that a test spawned in its own way; `forget_address` came before the spawn.
