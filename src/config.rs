@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use reelring_storage::EngineChoice;
 use serde::{Deserialize, Serialize};
 
 /// Resolved settings.
@@ -13,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     pub listen: SocketAddr,
     pub data: PathBuf,
-    pub engine: String,
+    pub engine: EngineChoice,
     /// Fetch from loopback and private networks too.
     pub allow_private_origins: bool,
     /// Listen beyond loopback although there are no access tokens yet.
@@ -68,6 +70,10 @@ impl Config {
         };
         let environment = from_environment(|name| std::env::var(name).ok())?;
         merge(&path, from_file, environment, flags)
+    }
+
+    pub fn plugin_timeout(&self) -> Duration {
+        Duration::from_secs(self.plugin_timeout_s)
     }
 }
 
@@ -148,10 +154,15 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
             message: "it must lie between 1 and 600 seconds".into(),
         });
     }
+    let choice = engine.parse::<EngineChoice>().map_err(|error| ConfigError::Value {
+        name: "engine".into(),
+        value: engine.clone(),
+        message: error.to_string(),
+    })?;
     let config = Config {
         listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
         data: data.unwrap_or_else(|| "./reelring-data".into()),
-        engine,
+        engine: choice,
         allow_private_origins: allow_private_origins.unwrap_or(false),
         insecure_no_auth: insecure_no_auth.unwrap_or(false),
         workers,

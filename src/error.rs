@@ -56,3 +56,16 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<reelring_storage::Error> for Failure {
+    fn from(error: reelring_storage::Error) -> Self {
+        use reelring_storage::Error as E;
+        let message = error.to_string();
+        match error {
+            E::NoSpace { .. } => Self::no_space(message),
+            E::Closed => Self::cancelled(),
+            E::Io { .. } | E::Catalog(_) => Self::transient(message),
+            _ => Self::permanent(message),
+        }
+    }
+}

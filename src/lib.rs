@@ -2,8 +2,18 @@
 //!
 //! Data flows down this list; nothing below names anything above.
 
+pub mod http;
+pub mod node;
+
+pub mod jobs;
+
+pub mod ingest;
+pub mod plugins;
+pub mod transcode;
+
 pub mod config;
 pub mod error;
 pub mod ingest;
 pub mod limits;
 pub mod progress;
+pub mod telemetry;

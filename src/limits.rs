@@ -22,8 +22,19 @@ pub const OBJECT_BYTES: u64 = 1024 * GIB;
 /// Rows of one list page, and the default.
 pub const LIST_PAGE_MAX: usize = 1000;
 pub const LIST_PAGE_DEFAULT: usize = 100;
+/// Headers of a request.
+pub const HTTP_HEADERS: usize = 100;
+/// A stored Content-Type; a longer one is not kept.
+pub const CONTENT_TYPE_BYTES: usize = 256;
+/// Characters of a name given by `?download=`.
+pub const DOWNLOAD_NAME_CHARS: usize = 200;
+/// An idempotency key.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 256;
 /// Open event streams.
 pub const EVENT_STREAMS: usize = 256;
+
+/// The hls.js file of the player page.
+pub const PLAYER_SCRIPT_BYTES: u64 = 8 << 20;
 
 // --- jobs ---
 /// Jobs waiting; one more is refused with 503.
@@ -40,6 +51,9 @@ pub const PROGRESS_EVENT_EVERY: Duration = Duration::from_millis(250);
 pub const PROGRESS_SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Events kept for replay, and events a slow reader may lag behind before it is told to start again.
 pub const EVENTS_KEPT: usize = 4096;
+pub const EVENTS_LAG: usize = 1024;
+/// Finished jobs remembered.
+pub const JOBS_KEPT: usize = 10_000;
 /// Headers a fetch job may set, and bytes of them.
 pub const JOB_HEADERS: usize = 64;
 pub const JOB_HEADER_BYTES: usize = 16 * KIB;

@@ -1,0 +1,134 @@
+//! `/metrics` in Prometheus' text format.
+//!
+//! HTTP is counted here as it happens; storage and jobs are asked when somebody scrapes.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use reelring_storage::StoreStats;
+
+use super::problem::Problem;
+use crate::node::Node;
+
+/// What the HTTP interface counts about itself.
+pub struct HttpMetrics {
+    registry: Registry,
+    requests: Family<Answer, Counter>,
+    seconds: Family<Route, Histogram>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answer {
+    method: &'static str,
+    route: String,
+    status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    route: String,
+}
+
+impl Default for HttpMetrics {
+    fn default() -> Self {
+        let requests = Family::default();
+        let seconds = Family::new_with_constructor(|| {
+            Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0])
+        });
+        let mut registry = Registry::with_prefix("reelring_http");
+        registry.register("requests", "Requests answered", requests.clone());
+        registry.register("request_seconds", "Time until the head of the answer", seconds.clone());
+        Self { registry, requests, seconds }
+    }
+}
+
+impl HttpMetrics {
+    /// `route` is the router's pattern, so the number of label values is bounded whatever clients ask for.
+    pub(super) fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
+        let method = match *method {
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            Method::PUT => "PUT",
+            Method::POST => "POST",
+            Method::DELETE => "DELETE",
+            _ => "other",
+        };
+        let answer = Answer { method, route: route.into(), status: status.as_u16() };
+        self.requests.get_or_create(&answer).inc();
+        self.seconds.get_or_create(&Route { route: route.into() }).observe(took.as_secs_f64());
+    }
+}
+
+pub(super) async fn scrape(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
+    let mut text = String::new();
+    storage(&mut text, &node.store().stats());
+    gauge_head(&mut text, "reelring_jobs", "Jobs by state");
+    for (state, count) in node.jobs().count_by_state().await? {
+        let _ = writeln!(text, "reelring_jobs{{state=\"{state}\"}} {count}");
+    }
+    // Ends with the `# EOF` line, so it comes last.
+    encode(&mut text, &node.http_metrics().registry).map_err(|error| {
+        Problem::unavailable("metrics", format!("the metrics cannot be written: {error}"), 5)
+    })?;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
+}
+
+fn storage(text: &mut String, stats: &StoreStats) {
+    gauge(text, "reelring_reactor_inflight", "Operations handed to the engine and not complete", stats.inflight);
+    gauge(text, "reelring_reactor_queue_depth", "Callers waiting for room in a lane", stats.queue_depth);
+    counter_head(text, "reelring_reactor_ops", "Operations completed");
+    for op in &stats.ops {
+        let _ = writeln!(text, "reelring_reactor_ops_total{{op=\"{}\"}} {}", op.op, op.total);
+    }
+    let _ = writeln!(text, "# HELP reelring_reactor_op_seconds From submission to completion.");
+    let _ = writeln!(text, "# TYPE reelring_reactor_op_seconds histogram");
+    for op in &stats.ops {
+        let mut sum = 0;
+        for (count, bound) in op.buckets.iter().zip(reelring_storage::OP_SECONDS_BUCKETS) {
+            sum += count;
+            let _ = writeln!(text, "reelring_reactor_op_seconds_bucket{{op=\"{}\",le=\"{bound}\"}} {sum}", op.op);
+        }
+        let _ = writeln!(text, "reelring_reactor_op_seconds_bucket{{op=\"{}\",le=\"+Inf\"}} {}", op.op, op.total);
+        let _ = writeln!(text, "reelring_reactor_op_seconds_sum{{op=\"{}\"}} {}", op.op, op.seconds);
+        let _ = writeln!(text, "reelring_reactor_op_seconds_count{{op=\"{}\"}} {}", op.op, op.total);
+    }
+    counter(text, "reelring_reactor_batches", "Batches drained by the reactor", stats.batches_total);
+    counter(text, "reelring_reactor_batched_ops", "Operations in those batches", stats.batched_ops_total);
+    gauge(text, "reelring_reactor_batch_size", "The largest batch so far", stats.batch_max);
+    counter(text, "reelring_reactor_doorbell_rings", "Times the reactor had to be woken", stats.doorbell_rings_total);
+    counter_head(text, "reelring_storage_reads", "Reads of blobs by path");
+    let _ = writeln!(text, "reelring_storage_reads_total{{path=\"mmap\"}} {}", stats.reads_mmap_total);
+    let _ = writeln!(text, "reelring_storage_reads_total{{path=\"reactor\"}} {}", stats.reads_reactor_total);
+    gauge(text, "reelring_volume_bytes", "Size of the volume", stats.volume_bytes);
+    gauge(text, "reelring_volume_free_bytes", "Room left on the volume", stats.free_bytes);
+    gauge(text, "reelring_volume_degraded", "1 when a sync failed and writes are refused", stats.degraded.into());
+}
+
+fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
+    gauge_head(text, name, help);
+    let _ = writeln!(text, "{name} {value}");
+}
+
+fn gauge_head(text: &mut String, name: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge");
+}
+
+fn counter(text: &mut String, name: &str, help: &str, value: u64) {
+    counter_head(text, name, help);
+    let _ = writeln!(text, "{name}_total {value}");
+}
+
+fn counter_head(text: &mut String, name: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} counter");
+}

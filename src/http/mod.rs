@@ -1,0 +1,73 @@
+//! The node's HTTP interface: one file per resource, errors as problem+json, everything streamed.
+//!
+//! A handler holds no state of its own; the [`Node`] has it. When a client goes away its handler's future is dropped:
+//! an upload is aborted and its partial file removed, a download closes its file, a job goes on.
+
+mod assets;
+mod conditional;
+mod digest;
+mod events;
+mod health;
+mod jobs;
+mod metrics;
+mod objects;
+mod player;
+mod plugins;
+mod problem;
+mod range;
+mod server;
+
+pub use metrics::HttpMetrics;
+pub use server::serve;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use crate::limits;
+use crate::node::Node;
+use problem::Problem;
+
+fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v1/objects", get(objects::list))
+        .route("/v1/objects/", get(objects::list))
+        .route(
+            "/v1/objects/{*key}",
+            get(objects::read).put(objects::write).delete(objects::remove),
+        )
+        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .route("/v1/jobs/{id}", get(jobs::one).delete(jobs::cancel))
+        .route("/v1/jobs/{id}/{action}", post(jobs::act))
+        .route("/v1/events", get(events::follow))
+        .route("/v1/assets", get(assets::list))
+        .route("/v1/assets/{id}", get(assets::one))
+        .route("/v1/assets/{id}/hls/{*path}", get(assets::hls))
+        .route("/v1/plugins", get(plugins::list))
+        .route("/play/{asset}", get(player::page))
+        .route("/player/hls.js", get(player::hls_js))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::scrape))
+        .fallback(|uri: axum::http::Uri| async move {
+            Problem::not_found(format!("there is nothing at {}; docs/api.md lists the addresses", uri.path()))
+        })
+        .method_not_allowed_fallback(|method: axum::http::Method, uri: axum::http::Uri| async move {
+            Problem::method_not_allowed(format!("{method} is not possible on {}", uri.path()))
+        })
+        .layer(axum::middleware::from_fn_with_state(node.clone(), problem::observe))
+        .with_state(node)
+}
+
+/// Rows of a list page: what the client asks for within the bound, else the default.
+fn page_limit(asked: Option<usize>) -> Result<usize, Problem> {
+    match asked {
+        None => Ok(limits::LIST_PAGE_DEFAULT),
+        Some(limit) if (1..=limits::LIST_PAGE_MAX).contains(&limit) => Ok(limit),
+        Some(limit) => Err(Problem::bad_request(
+            "invalid-query",
+            format!("limit={limit} is not possible: it must lie between 1 and {}", limits::LIST_PAGE_MAX),
+        )),
+    }
+}

@@ -1,0 +1,283 @@
+//! `/v1/objects`: store, read, remove and list objects.
+//!
+//! A PUT is acknowledged when the blob, its directory and its catalog row are durable. If the client goes away before,
+//! the writer is dropped and its partial file removed.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use reelring_storage::{BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, PutOutcome};
+use serde::{Deserialize, Serialize};
+
+use super::conditional::{self, Decision};
+use super::digest::Expected;
+use super::problem::Problem;
+use super::range::{self, Asked};
+use crate::limits;
+use crate::node::Node;
+
+const PREFIX: &str = "/v1/objects/";
+
+pub(super) async fn write(
+    State(node): State<Arc<Node>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let key = key_of(&uri)?;
+    let condition = conditional::precondition(&headers)?;
+    let mut expected = Expected::from_headers(&headers)?;
+    if headers.contains_key(header::CONTENT_RANGE) {
+        let detail = "Content-Range is not possible on PUT: send the whole object";
+        return Err(Problem::bad_request("content-range", detail));
+    }
+    let length = content_length(&headers);
+    if let Some(length) = length
+        && length > limits::OBJECT_BYTES
+    {
+        return Err(too_large(&key, length));
+    }
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.len() <= limits::CONTENT_TYPE_BYTES)
+        .map(str::to_string);
+    let meta = BlobMeta { key: Some(key.to_string()), content_type, length_hint: length };
+    let mut writer = node.store().create(meta).await?;
+    if let Err(problem) = receive(&mut writer, body, &key, &mut expected).await {
+        writer.abort().await;
+        return Err(problem);
+    }
+    if let Err(problem) = expected.verify() {
+        writer.abort().await;
+        return Err(problem);
+    }
+    let sealed = writer.seal().await?;
+    let PutOutcome { record, created } = node.store().put_object(&key, sealed, condition).await?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = (status, Json(Listed::of(&record))).into_response();
+    insert(response.headers_mut(), header::ETAG, &conditional::etag(&record));
+    if created {
+        insert(response.headers_mut(), header::LOCATION, uri.path());
+    }
+    Ok(response)
+}
+
+/// Moves the body into the blob. Memory is taken before the socket is read, so a slow disk slows the sender down.
+async fn receive(writer: &mut BlobWriter, body: Body, key: &Key, expected: &mut Expected) -> Result<(), Problem> {
+    let mut body = body;
+    loop {
+        writer.ready().await?;
+        let frame = tokio::time::timeout(limits::HTTP_BODY_STALL, body.frame()).await.map_err(|_| {
+            Problem::timeout(format!(
+                "no byte of {key} arrived for {} s after {} bytes; nothing was stored, send it again",
+                limits::HTTP_BODY_STALL.as_secs(),
+                writer.len()
+            ))
+        })?;
+        let Some(frame) = frame else { return Ok(()) };
+        let frame = frame.map_err(|error| {
+            let detail = format!("the body of {key} ended early after {} bytes: {error}; nothing was stored", writer.len());
+            Problem::bad_request("incomplete-body", detail)
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if writer.len() + data.len() as u64 > limits::OBJECT_BYTES {
+            return Err(too_large(key, writer.len() + data.len() as u64));
+        }
+        expected.update(&data);
+        writer.write(data).await?;
+    }
+}
+
+fn too_large(key: &Key, length: u64) -> Problem {
+    Problem::too_large(format!("{key} has {length} bytes or more, the limit is {}", limits::OBJECT_BYTES))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// GET and HEAD.
+pub(super) async fn read(
+    State(node): State<Arc<Node>>,
+    method: Method,
+    uri: Uri,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let key = key_of(&uri)?;
+    let (object, blob) = open(&node, &key).await?;
+    let (etag, modified) = (conditional::etag(&object), conditional::modified(&object));
+    let mut answer = HeaderMap::new();
+    insert(&mut answer, header::ETAG, &etag);
+    insert(&mut answer, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
+    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+
+    match conditional::evaluate(&headers, &etag, modified) {
+        Decision::NotModified => return Ok((StatusCode::NOT_MODIFIED, answer).into_response()),
+        Decision::Failed => {
+            return Err(Problem::precondition_failed(format!("{key} is {etag} now; read it again and decide anew")));
+        }
+        Decision::Send => {}
+    }
+    let asked = match headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
+        Some(range) if method == Method::GET && conditional::range_counts(&headers, &etag, modified) => {
+            range::parse(range, object.length)
+        }
+        _ => Asked::Whole,
+    };
+    let (status, range) = match asked {
+        Asked::Whole => (StatusCode::OK, 0..object.length),
+        Asked::Part(range) => {
+            let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, object.length);
+            insert(&mut answer, header::CONTENT_RANGE, &content_range);
+            (StatusCode::PARTIAL_CONTENT, range)
+        }
+        Asked::Unsatisfiable => {
+            let mut response = unsatisfiable(&key, &headers, object.length).into_response();
+            insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{}", object.length));
+            return Ok(response);
+        }
+    };
+    describe(&mut answer, &key, &object, download_name(query.as_deref()));
+    answer.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(blob.stream(range)) };
+    Ok((status, answer, body).into_response())
+}
+
+fn unsatisfiable(key: &Key, headers: &HeaderMap, length: u64) -> Problem {
+    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    Problem::range(format!("{key} has {length} bytes, nothing of {range} lies in it"))
+}
+
+/// The object and its blob. A replacement between the two look-ups removes the blob: then the new object counts.
+async fn open(node: &Node, key: &Key) -> Result<(ObjectRecord, BlobReader), Problem> {
+    const REPLACEMENTS: usize = 8;
+    for _ in 0..REPLACEMENTS {
+        let Some(object) = node.store().object(key).await? else { return Err(no_object(key)) };
+        match node.store().open_blob(object.blob).await {
+            Ok(blob) => return Ok((object, blob)),
+            Err(StorageError::NoBlob(_)) => continue,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let detail = format!("the bytes of {key} are not where the catalog says; run `reelring doctor`");
+    Err(Problem::missing_blob(detail))
+}
+
+fn no_object(key: &Key) -> Problem {
+    Problem::not_found(format!("there is no object {key}; GET /v1/objects?prefix= lists those there are"))
+}
+
+/// Content-Type, and what keeps a stored page from acting as one of the node's own.
+fn describe(answer: &mut HeaderMap, key: &Key, object: &ObjectRecord, download: Option<String>) {
+    let guessed = || mime_guess::from_path(key.as_str()).first_raw().unwrap_or("application/octet-stream");
+    let content_type = object.content_type.as_deref().unwrap_or_else(guessed);
+    insert(answer, header::CONTENT_TYPE, content_type);
+    answer.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if !content_type.starts_with("video/") && !content_type.starts_with("audio/") {
+        answer.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    }
+    if let Some(name) = download {
+        let ascii: String =
+            name.chars().map(|c| if c.is_ascii_graphic() && !"\"\\%".contains(c) || c == ' ' { c } else { '_' }).collect();
+        let extended = utf8_percent_encode(&name, NON_ALPHANUMERIC);
+        insert(
+            answer,
+            header::CONTENT_DISPOSITION,
+            &format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{extended}"),
+        );
+    }
+}
+
+/// The value of `?download=`, shortened to what a file name can be.
+fn download_name(query: Option<&str>) -> Option<String> {
+    let (_, name) = url::form_urlencoded::parse(query?.as_bytes()).find(|(name, _)| name == "download")?;
+    let name: String = name.chars().filter(|c| !c.is_control()).take(limits::DOWNLOAD_NAME_CHARS).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+pub(super) async fn remove(
+    State(node): State<Arc<Node>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let key = key_of(&uri)?;
+    let condition = conditional::precondition(&headers)?;
+    if node.store().delete_object(&key, condition).await? { Ok(StatusCode::NO_CONTENT) } else { Err(no_object(&key)) }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    #[serde(default)]
+    prefix: String,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+pub(super) struct List {
+    objects: Vec<Listed>,
+    /// Give it as `after` for the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Key>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    key: Key,
+    length: u64,
+    etag: String,
+    content_type: Option<String>,
+    modified_at: Timestamp,
+}
+
+impl Listed {
+    fn of(record: &ObjectRecord) -> Self {
+        Self {
+            key: record.key.clone(),
+            length: record.length,
+            etag: conditional::etag(record),
+            content_type: record.content_type.clone(),
+            modified_at: Timestamp::from_millisecond(record.modified_ms).unwrap_or_default(),
+        }
+    }
+}
+
+pub(super) async fn list(
+    State(node): State<Arc<Node>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<List>, Problem> {
+    let Query(query) = query?;
+    let limit = super::page_limit(query.limit)?;
+    let mut records = node.store().list_objects(&query.prefix, query.after.as_deref(), limit + 1).await?;
+    let more = records.len() > limit;
+    records.truncate(limit);
+    let next = if more { records.last().map(|record| record.key.clone()) } else { None };
+    Ok(Json(List { objects: records.iter().map(Listed::of).collect(), next }))
+}
+
+/// The key in the address. Taken from the raw path: a key is bytes, and no router should tidy it up.
+fn key_of(uri: &Uri) -> Result<Key, Problem> {
+    let raw = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| {
+        Problem::bad_request("invalid-key", format!("the key {raw:?} is not UTF-8; percent-encode UTF-8 bytes"))
+    })?;
+    Key::parse(&decoded).map_err(|error| Problem::bad_request("invalid-key", error.to_string()))
+}
+
+fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

@@ -1,0 +1,187 @@
+//! Errors as `application/problem+json` (RFC 9457), and the layer that gives every request its id and its measure.
+//!
+//! A handler returns a [`Problem`]; the layer writes the body, because only it knows the request's id.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use reelring_storage::Error as StorageError;
+use serde::Serialize;
+
+use crate::jobs::JobError;
+use crate::node::Node;
+
+/// What went wrong, for the client. `detail` names the object, the limit, the actual value and the next step.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    status: StatusCode,
+    /// The last part of the `type` address.
+    kind: &'static str,
+    detail: String,
+    retry_after_s: Option<u32>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, detail: detail.into(), retry_after_s: None }
+    }
+
+    pub fn bad_request(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, kind, detail)
+    }
+
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
+    pub fn method_not_allowed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+    }
+
+    pub fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+    }
+
+    pub fn precondition_failed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", detail)
+    }
+
+    pub fn range(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", detail)
+    }
+
+    pub fn missing_blob(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "missing-blob", detail)
+    }
+
+    pub fn timeout(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail)
+    }
+
+    pub fn unavailable(kind: &'static str, detail: impl Into<String>, retry_after_s: u32) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
+        problem.retry_after_s = Some(retry_after_s);
+        problem
+    }
+}
+
+/// Carries a problem from the handler to [`observe`].
+#[derive(Clone)]
+struct Raised(Problem);
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(Raised(self));
+        response
+    }
+}
+
+impl From<StorageError> for Problem {
+    fn from(error: StorageError) -> Self {
+        let detail = error.to_string();
+        match error {
+            StorageError::NoSpace { .. } => Self::new(StatusCode::INSUFFICIENT_STORAGE, "no-space", detail),
+            StorageError::PreconditionFailed { .. } => Self::precondition_failed(detail),
+            StorageError::NoBlob(_) => Self::not_found(detail),
+            StorageError::TooLarge { .. } => Self::too_large(detail),
+            StorageError::Degraded { .. } => Self::unavailable("volume-degraded", detail, 60),
+            StorageError::Closed => Self::unavailable("draining", detail, 5),
+            _ => {
+                tracing::error!(%detail, "storage failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage", detail)
+            }
+        }
+    }
+}
+
+impl From<JobError> for Problem {
+    fn from(error: JobError) -> Self {
+        let detail = error.to_string();
+        match error {
+            JobError::Spec(_) => Self::bad_request("invalid-job", detail),
+            JobError::Unknown(_) => Self::not_found(detail),
+            JobError::State { .. } => Self::new(StatusCode::CONFLICT, "job-state", detail),
+            JobError::Idempotency(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key", detail),
+            JobError::Full { .. } => Self::unavailable("queue-full", detail, 30),
+            JobError::Draining => Self::unavailable("draining", detail, 5),
+            JobError::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        let mut problem = Self::bad_request("invalid-json", rejection.body_text());
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let limit = crate::limits::HTTP_JSON_BODY;
+            problem = Self::too_large(format!("the request body is larger than the limit of {limit} bytes"));
+        }
+        problem
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request("invalid-query", rejection.body_text())
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+}
+
+/// Gives the request an id, writes problems out, counts and times the request.
+pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let path = request.uri().path().to_string();
+    let mut response = next.run(request).await;
+
+    if let Some(Raised(problem)) = response.extensions_mut().remove::<Raised>() {
+        let allow = response.headers_mut().remove(header::ALLOW);
+        let carried = response.headers_mut().remove(header::CONTENT_RANGE);
+        response = render(&problem, &id);
+        response.headers_mut().extend(allow.map(|value| (header::ALLOW, value)));
+        response.headers_mut().extend(carried.map(|value| (header::CONTENT_RANGE, value)));
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", value);
+    }
+    let took = begun.elapsed();
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    node.http_metrics().answered(&method, route, response.status(), took);
+    tracing::debug!(%id, %method, %path, status = response.status().as_u16(), ?took, "answered");
+    response
+}
+
+fn render(problem: &Problem, request_id: &str) -> Response {
+    let body = Body {
+        r#type: format!("urn:reelring:problem:{}", problem.kind),
+        title: problem.status.canonical_reason().unwrap_or("Error"),
+        status: problem.status.as_u16(),
+        detail: &problem.detail,
+        request_id,
+    };
+    let mut response = (problem.status, Json(body)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(seconds) = problem.retry_after_s {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}

@@ -1,0 +1,70 @@
+//! The listener: bounded connections, bounded headers, timeouts, and a graceful end.
+//!
+//! `serve` owns the listening socket and every connection. When `shutdown` fires it accepts no more, lets requests in
+//! progress finish until the drain deadline, then drops the rest.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::limits;
+use crate::node::Node;
+
+pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+    let service = TowerToHyperService::new(super::router(node));
+    let connections = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits::HTTP_HEADER_TIMEOUT)
+        .max_buf_size(limits::HTTP_HEADER_BYTES)
+        .max_headers(limits::HTTP_HEADERS);
+
+    loop {
+        let accepted = async {
+            // The permit comes first: beyond the limit, connections wait in the kernel's backlog.
+            let permit = connections.clone().acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                // Out of descriptors or memory: others may give some back.
+                tracing::warn!(%error, "a connection could not be accepted; trying again in 100 ms");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(limits::DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::warn!(seconds = limits::DRAIN.as_secs(), "requests were still open at the drain deadline");
+    }
+    Ok(())
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

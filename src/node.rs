@@ -1,0 +1,110 @@
+//! The composition root: builds every room of the node, and takes them down in the opposite order.
+//!
+//! [`Node`] owns the store, the plugins, the transcoder and the jobs. It knows nothing of its HTTP interface's requests;
+//! `http::serve` runs on top of it, and the command line uses it without any.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use reelring_storage::{Error as StorageError, Store, StoreOptions};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, WorkerPath};
+use crate::http::HttpMetrics;
+use crate::ingest::guard;
+use crate::jobs::{self, Jobs, Workshop};
+use crate::plugins::Plugins;
+use crate::transcode::{self, Transcoder};
+use crate::limits;
+
+/// The catalog's tables beyond storage's own. Scripts are only ever appended.
+const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION];
+
+pub struct Node {
+    config: Config,
+    store: Store,
+    plugins: Plugins,
+    jobs: Jobs,
+    http_metrics: HttpMetrics,
+    event_streams: Arc<Semaphore>,
+    closing: CancellationToken,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the HTTP client for fetches cannot be set up: {0}")]
+    Client(String),
+    #[error("the plugins folder {path} cannot be made: {source}")]
+    PluginsFolder { path: PathBuf, source: std::io::Error },
+}
+
+impl Node {
+    pub async fn start(config: Config) -> Result<Arc<Node>, StartError> {
+        let store = Store::open(StoreOptions {
+            dir: config.data.clone(),
+            engine: config.engine,
+            node_migrations: MIGRATIONS,
+        })
+        .await?;
+        let client = guard::Client::new(guard::Policy { allow_private: config.allow_private_origins })
+            .map_err(|error| StartError::Client(error.to_string()))?;
+        let folder = config.data.join("plugins");
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| StartError::PluginsFolder { path: folder.clone(), source })?;
+        let worker = |name| WorkerPath::find(name, config.workers.as_deref());
+        let plugins = Plugins::start(folder, worker("reelring-plugin"), client.clone(), config.plugin_timeout()).await;
+        let transcoder = Transcoder::new(store.clone(), worker("reelring-transcode"));
+        let workshop = Workshop { store: store.clone(), client, plugins: plugins.clone(), transcoder };
+        let jobs = Jobs::start(workshop).await?;
+        Ok(Arc::new(Node {
+            config,
+            store,
+            plugins,
+            jobs,
+            http_metrics: HttpMetrics::default(),
+            event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS)),
+            closing: CancellationToken::new(),
+        }))
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn plugins(&self) -> &Plugins {
+        &self.plugins
+    }
+
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
+    pub fn http_metrics(&self) -> &HttpMetrics {
+        &self.http_metrics
+    }
+
+    pub(crate) fn event_streams(&self) -> &Arc<Semaphore> {
+        &self.event_streams
+    }
+
+    /// Fires when the node begins to shut down: endless answers end.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    /// Stops the jobs, their state kept for the next start, then the workers, then the store. Requests must be over.
+    pub async fn drain(&self) -> Result<(), StorageError> {
+        self.closing.cancel();
+        self.jobs.drain().await;
+        self.plugins.shutdown().await;
+        self.store.clone().close().await
+    }
+}
