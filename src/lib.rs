@@ -13,7 +13,6 @@ pub mod transcode;
 
 pub mod config;
 pub mod error;
-pub mod ingest;
 pub mod limits;
 pub mod progress;
 pub mod telemetry;

@@ -14,9 +14,9 @@ use crate::config::{Config, WorkerPath};
 use crate::http::HttpMetrics;
 use crate::ingest::guard;
 use crate::jobs::{self, Jobs, Workshop};
+use crate::limits;
 use crate::plugins::Plugins;
 use crate::transcode::{self, Transcoder};
-use crate::limits;
 
 /// The catalog's tables beyond storage's own. Scripts are only ever appended.
 const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION];
@@ -36,22 +36,16 @@ pub struct Node {
 pub enum StartError {
     #[error(transparent)]
     Storage(#[from] StorageError),
-    #[error("the HTTP client for fetches cannot be set up: {0}")]
-    Client(String),
     #[error("the plugins folder {path} cannot be made: {source}")]
     PluginsFolder { path: PathBuf, source: std::io::Error },
 }
 
 impl Node {
     pub async fn start(config: Config) -> Result<Arc<Node>, StartError> {
-        let store = Store::open(StoreOptions {
-            dir: config.data.clone(),
-            engine: config.engine,
-            node_migrations: MIGRATIONS,
-        })
-        .await?;
-        let client = guard::Client::new(guard::Policy { allow_private: config.allow_private_origins })
-            .map_err(|error| StartError::Client(error.to_string()))?;
+        let store =
+            Store::open(StoreOptions { dir: config.data.clone(), engine: config.engine, node_migrations: MIGRATIONS })
+                .await?;
+        let client = guard::Client::new(guard::Policy { allow_private: config.allow_private_origins });
         let folder = config.data.join("plugins");
         std::fs::create_dir_all(&folder)
             .map_err(|source| StartError::PluginsFolder { path: folder.clone(), source })?;

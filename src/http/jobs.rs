@@ -63,8 +63,7 @@ pub(super) async fn list(
 ) -> Result<Json<List>, Problem> {
     let Query(query) = query?;
     let limit = super::page_limit(query.limit)?;
-    let state: Option<JobState> =
-        query.state.as_deref().map(str::parse).transpose().map_err(JobError::from)?;
+    let state: Option<JobState> = query.state.as_deref().map(str::parse).transpose().map_err(JobError::from)?;
     let after = query.after.as_deref().map(parse_id).transpose()?;
     let mut jobs = node.jobs().list(state, after, limit).await?;
     // A full page may be the last one: the next is then empty, which costs a client one request.

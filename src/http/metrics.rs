@@ -24,7 +24,7 @@ use crate::node::Node;
 pub struct HttpMetrics {
     registry: Registry,
     requests: Family<Answer, Counter>,
-    seconds: Family<Route, Histogram>,
+    seconds: Family<Route, Histogram, fn() -> Histogram>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,14 +42,16 @@ struct Route {
 impl Default for HttpMetrics {
     fn default() -> Self {
         let requests = Family::default();
-        let seconds = Family::new_with_constructor(|| {
-            Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0])
-        });
+        let seconds = Family::new_with_constructor(request_seconds as fn() -> Histogram);
         let mut registry = Registry::with_prefix("reelring_http");
         registry.register("requests", "Requests answered", requests.clone());
         registry.register("request_seconds", "Time until the head of the answer", seconds.clone());
         Self { registry, requests, seconds }
     }
+}
+
+fn request_seconds() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0])
 }
 
 impl HttpMetrics {
@@ -77,9 +79,8 @@ pub(super) async fn scrape(State(node): State<Arc<Node>>) -> Result<Response, Pr
         let _ = writeln!(text, "reelring_jobs{{state=\"{state}\"}} {count}");
     }
     // Ends with the `# EOF` line, so it comes last.
-    encode(&mut text, &node.http_metrics().registry).map_err(|error| {
-        Problem::unavailable("metrics", format!("the metrics cannot be written: {error}"), 5)
-    })?;
+    encode(&mut text, &node.http_metrics().registry)
+        .map_err(|error| Problem::unavailable("metrics", format!("the metrics cannot be written: {error}"), 5))?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
 }

@@ -85,7 +85,8 @@ async fn receive(writer: &mut BlobWriter, body: Body, key: &Key, expected: &mut 
         })?;
         let Some(frame) = frame else { return Ok(()) };
         let frame = frame.map_err(|error| {
-            let detail = format!("the body of {key} ended early after {} bytes: {error}; nothing was stored", writer.len());
+            let detail =
+                format!("the body of {key} ended early after {} bytes: {error}; nothing was stored", writer.len());
             Problem::bad_request("incomplete-body", detail)
         })?;
         let Ok(data) = frame.into_data() else { continue };
@@ -188,8 +189,10 @@ fn describe(answer: &mut HeaderMap, key: &Key, object: &ObjectRecord, download: 
         answer.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     }
     if let Some(name) = download {
-        let ascii: String =
-            name.chars().map(|c| if c.is_ascii_graphic() && !"\"\\%".contains(c) || c == ' ' { c } else { '_' }).collect();
+        let ascii: String = name
+            .chars()
+            .map(|c| if c.is_ascii_graphic() && !"\"\\%".contains(c) || c == ' ' { c } else { '_' })
+            .collect();
         let extended = utf8_percent_encode(&name, NON_ALPHANUMERIC);
         insert(
             answer,
@@ -206,11 +209,7 @@ fn download_name(query: Option<&str>) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-pub(super) async fn remove(
-    State(node): State<Arc<Node>>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn remove(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Result<StatusCode, Problem> {
     let key = key_of(&uri)?;
     let condition = conditional::precondition(&headers)?;
     if node.store().delete_object(&key, condition).await? { Ok(StatusCode::NO_CONTENT) } else { Err(no_object(&key)) }

@@ -4,6 +4,7 @@
 //! progress finish until the drain deadline, then drops the rest.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use crate::limits;
 use crate::node::Node;
 
 pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-    let service = TowerToHyperService::new(super::router(node));
+    let _address = AddressFile::write(&node.config().data, &listener)?;
+    let service = TowerToHyperService::new(super::router(node.clone()));
     let connections = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -58,10 +60,30 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
         });
     }
     drop(listener);
+    node.closing().cancel();
     if tokio::time::timeout(limits::DRAIN, graceful.shutdown()).await.is_err() {
         tracing::warn!(seconds = limits::DRAIN.as_secs(), "requests were still open at the drain deadline");
     }
     Ok(())
+}
+
+/// Tells the command line beside the node where it listens; gone when the node is.
+struct AddressFile(PathBuf);
+
+impl AddressFile {
+    fn write(data: &Path, listener: &TcpListener) -> io::Result<Self> {
+        let path = data.join("http.addr");
+        let unfinished = data.join("http.addr.new");
+        std::fs::write(&unfinished, format!("{}\n", listener.local_addr()?))?;
+        std::fs::rename(&unfinished, &path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for AddressFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {

@@ -10,9 +10,7 @@ mod run;
 mod scheduler;
 
 pub use events::{Event, Events, Replay};
-pub use model::{
-    FetchSpec, Job, JobId, JobIdError, JobResult, JobSpec, JobState, SpecError, Stage, TranscodeSpec,
-};
+pub use model::{FetchSpec, Job, JobId, JobIdError, JobResult, JobSpec, JobState, SpecError, Stage, TranscodeSpec};
 pub use queue::MIGRATION;
 pub use run::Workshop;
 
@@ -141,7 +139,7 @@ impl Jobs {
     }
 
     /// Jobs by state, for metrics.
-    pub async fn count_by_state(&self) -> Result<Vec<(String, u64)>, JobError> {
+    pub async fn count_by_state(&self) -> Result<Vec<(String, i64)>, JobError> {
         Ok(self.queue.count_by_state().await?)
     }
 

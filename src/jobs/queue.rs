@@ -52,10 +52,10 @@ impl Queue {
                     let same = known.spec == record.spec;
                     return Ok(if same { Added::Known(Box::new(known)) } else { Added::Conflict(known.id) });
                 }
-                let waiting: usize =
+                let waiting: i64 =
                     tx.query_row("SELECT count(*) FROM jobs WHERE state = 'queued'", [], |row| row.get(0))?;
-                if waiting >= limits::JOBS_QUEUED {
-                    return Ok(Added::Full(waiting));
+                if waiting >= limits::JOBS_QUEUED as i64 {
+                    return Ok(Added::Full(waiting as usize));
                 }
                 tx.prepare_cached(
                     "INSERT INTO jobs (id, state, stage, not_before_ms, record, idempotency_key)
@@ -86,7 +86,7 @@ impl Queue {
         after: Option<JobId>,
         limit: usize,
     ) -> Result<Vec<Record>, Error> {
-        let limit = limit.min(limits::LIST_PAGE_MAX);
+        let limit = limit.min(limits::LIST_PAGE_MAX) as i64;
         self.catalog
             .read(move |db| {
                 let after = after.as_ref().map_or("g", JobId::as_str);
@@ -200,10 +200,10 @@ impl Queue {
         self.catalog
             .write(|tx| {
                 let finished = "state IN ('done','failed','cancelled')";
-                let count: usize = tx
-                    .query_row(&format!("SELECT count(*) FROM jobs WHERE {finished}"), [], |row| row.get(0))?;
-                let excess = count.saturating_sub(limits::JOBS_KEPT);
-                if excess == 0 {
+                let count: i64 =
+                    tx.query_row(&format!("SELECT count(*) FROM jobs WHERE {finished}"), [], |row| row.get(0))?;
+                let excess = count - limits::JOBS_KEPT as i64;
+                if excess <= 0 {
                     return Ok(Vec::new());
                 }
                 let sql = format!("SELECT record FROM jobs WHERE {finished} ORDER BY id LIMIT ?1");
@@ -216,7 +216,7 @@ impl Queue {
             .await
     }
 
-    pub async fn count_by_state(&self) -> Result<Vec<(String, u64)>, Error> {
+    pub async fn count_by_state(&self) -> Result<Vec<(String, i64)>, Error> {
         self.catalog
             .read(|db| {
                 let mut statement = db.prepare_cached("SELECT state, count(*) FROM jobs GROUP BY state")?;

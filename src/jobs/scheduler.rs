@@ -134,7 +134,8 @@ impl Scheduler {
             match due {
                 None => self.wake.notified().await,
                 Some(due) => {
-                    let pause = Timestamp::now().duration_until(due).max(SignedDuration::from_millis(10)).unsigned_abs();
+                    let pause =
+                        Timestamp::now().duration_until(due).max(SignedDuration::from_millis(10)).unsigned_abs();
                     let _ = tokio::time::timeout(pause, self.wake.notified()).await;
                 }
             }
