@@ -36,5 +36,5 @@ pub use error::{Error, Result};
 pub use id::BlobId;
 pub use key::{Key, KeyError};
 pub use rusqlite;
-pub use stats::{OpStats, StoreStats};
+pub use stats::{OP_SECONDS_BUCKETS, OpStats, StoreStats};
 pub use store::{Store, StoreOptions};
