@@ -76,6 +76,24 @@ pub const FETCH_RESPONSE: Duration = Duration::from_secs(40);
 pub const FETCH_STALL: Duration = Duration::from_secs(30);
 /// Connections kept open to one host between requests.
 pub const FETCH_IDLE_PER_HOST: usize = 2;
+/// Attempts after failures without progress in between, and the same before the origin has answered even once.
+pub const FETCH_RETRIES: u32 = 10;
+pub const FETCH_RETRIES_UNANSWERED: u32 = 2;
+/// New bytes that count as progress, so that an origin which sends one byte per connection is given up on.
+pub const FETCH_PROGRESS: u64 = 64 << 10;
+/// Pause before the first retry; the ceiling doubles each time up to the second. An origin's Retry-After may ask for more.
+pub const FETCH_PAUSE: Duration = Duration::from_millis(500);
+pub const FETCH_PAUSE_MAX: Duration = Duration::from_secs(30);
+pub const FETCH_RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// Times one fetch starts again from the first byte because the file changed or its ranges cannot be trusted.
+pub const FETCH_RESTARTS: u32 = 5;
+/// Bytes, and time with bytes, between two checkpoints: what a crash may cost.
+pub const FETCH_CHECKPOINT_BYTES: u64 = 16 << 20;
+pub const FETCH_CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+/// First bytes of a body that are looked at before it is believed to be media.
+pub const FETCH_SNIFF: usize = 512;
+/// A suggested file name.
+pub const FETCH_NAME_BYTES: usize = 200;
 
 // --- node ---
 /// How long a drain waits for requests and jobs before it stops them.

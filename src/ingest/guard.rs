@@ -15,6 +15,8 @@ mod tls;
 use std::error::Error as StdError;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap};
@@ -86,8 +88,10 @@ pub struct Response {
 #[derive(Debug)]
 pub struct Body {
     inner: reqwest::Response,
+    stall: Duration,
     url: String,
     cancel: CancellationToken,
+    traffic: Arc<Counters>,
 }
 
 impl Body {
@@ -97,13 +101,22 @@ impl Body {
         let chunk = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Error::Cancelled),
-            chunk = tokio::time::timeout(limits::FETCH_STALL, self.inner.chunk()) => chunk,
+            chunk = tokio::time::timeout(self.stall, self.inner.chunk()) => chunk,
         };
         match chunk {
-            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Ok(chunk)) => {
+                let bytes = chunk.as_ref().map_or(0, Bytes::len) as u64;
+                self.traffic.bytes.fetch_add(bytes, Relaxed);
+                Ok(chunk)
+            }
             Ok(Err(error)) => Err(broken(format!("the body broke off: {}", innermost(&error)))),
-            Err(_) => Err(broken(format!("no byte for {} s", limits::FETCH_STALL.as_secs()))),
+            Err(_) => Err(broken(format!("no byte for {} s", self.stall.as_secs_f32()))),
         }
+    }
+
+    /// The length the origin declared, if it did.
+    pub fn declared(&self) -> Option<u64> {
+        self.inner.content_length()
     }
 
     /// The whole body, if it has at most `limit` bytes.
@@ -126,7 +139,24 @@ impl Body {
 #[derive(Debug, Clone)]
 pub struct Client {
     policy: Policy,
+    stall: Duration,
     http: Arc<OnceCell<Http>>,
+    traffic: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    bytes: AtomicU64,
+    retries: AtomicU64,
+}
+
+/// What a client and its clones have done since the start, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of bodies received.
+    pub bytes_total: u64,
+    /// Requests repeated after a failure.
+    pub retries_total: u64,
 }
 
 #[derive(Debug)]
@@ -137,7 +167,21 @@ struct Http {
 
 impl Client {
     pub fn new(policy: Policy) -> Client {
-        Client { policy, http: Arc::default() }
+        Client { policy, stall: limits::FETCH_STALL, http: Arc::default(), traffic: Arc::default() }
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        let Counters { bytes, retries } = &*self.traffic;
+        Traffic { bytes_total: bytes.load(Relaxed), retries_total: retries.load(Relaxed) }
+    }
+
+    pub(super) fn count_retry(&self) {
+        self.traffic.retries.fetch_add(1, Relaxed);
+    }
+
+    /// The same client with another longest pause between two pieces of a body.
+    pub fn with_stall(self, stall: Duration) -> Client {
+        Client { stall, ..self }
     }
 
     pub fn policy(&self) -> Policy {
@@ -177,7 +221,13 @@ impl Client {
             let answer = self.hop(&method, &url, &headers, &body, cancel).await?;
             let Some(next) = redirect_target(&url, &answer)? else {
                 let (status, headers) = (answer.status(), answer.headers().clone());
-                let body = Body { inner: answer, url: shown(&url), cancel: cancel.clone() };
+                let body = Body {
+                    inner: answer,
+                    stall: self.stall,
+                    url: shown(&url),
+                    cancel: cancel.clone(),
+                    traffic: self.traffic.clone(),
+                };
                 return Ok(Response { final_url: url, status, headers, body });
             };
             if becomes_get(answer.status(), &method) {
@@ -317,8 +367,11 @@ fn unreached(url: &Url, error: &reqwest::Error) -> Error {
             return match lookup {
                 LookupError::Refused { .. } => Error::refused(url, reason),
                 LookupError::Unknown { .. } => Error::UnknownHost { url: shown(url), reason },
-                LookupError::Slow { .. } => Error::Unreachable { url: shown(url), reason },
+                LookupError::Busy { .. } | LookupError::Slow { .. } => Error::Unreachable { url: shown(url), reason },
             };
+        }
+        if let Some(garbled) = cause.downcast_ref::<hyper::Error>().filter(|cause| cause.is_parse()) {
+            return Error::refused(url, format!("what it answers is not HTTP: {garbled}"));
         }
         if let Some(rustls::Error::InvalidCertificate(problem)) = tls_error(cause) {
             return Error::refused(url, format!("its TLS certificate is not valid: {problem}"));

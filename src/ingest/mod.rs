@@ -1,36 +1,18 @@
 //! Bytes from other people's servers: the guard every outgoing request passes, and the fetch of one stream into a blob.
+//!
+//! [`fetch()`] owns the connection and the partial file for as long as it runs; what becomes of the partial file when it
+//! ends is written there. Called by `jobs`; the guard also by `plugins`.
 
 pub mod guard;
 
-use axum::http::HeaderMap;
-use reelring_storage::{BlobId, Key, SealedBlob, Store};
-use tokio_util::sync::CancellationToken;
-use url::Url;
+mod answer;
+mod digest;
+mod fetch;
+mod journal;
+mod names;
+mod retry;
+mod sniff;
+mod stream;
+mod validators;
 
-use crate::error::Failure;
-use crate::progress::Reporter;
-
-pub struct FetchRequest {
-    pub blob: BlobId,
-    pub url: Url,
-    pub headers: HeaderMap,
-    pub sha256: Option<[u8; 32]>,
-    pub key: Option<Key>,
-}
-
-pub struct Fetched {
-    pub sealed: SealedBlob,
-    pub content_type: Option<String>,
-    pub file_name: String,
-    pub final_url: Url,
-}
-
-pub async fn fetch(
-    _store: &Store,
-    _client: &guard::Client,
-    _request: FetchRequest,
-    _reporter: &Reporter,
-    _cancel: &CancellationToken,
-) -> Result<Fetched, Failure> {
-    Err(Failure::permanent("fetching is not built yet"))
-}
+pub use fetch::{FetchRequest, Fetched, fetch};

@@ -10,6 +10,7 @@ pub mod browser;
 pub mod media;
 pub mod nginx;
 pub mod node;
+pub mod origin;
 pub mod process;
 pub mod raw;
 

@@ -25,6 +25,8 @@ pub enum LookupError {
     Refused { host: String, address: IpAddr, class: Class },
     #[error("{host} has no address: {source}")]
     Unknown { host: String, source: std::io::Error },
+    #[error("{host} cannot be looked up at the moment: {source}")]
+    Busy { host: String, source: std::io::Error },
     #[error("looking up {host} took longer than {} s", limits::FETCH_CONNECT.as_secs())]
     Slow { host: String },
 }
@@ -53,9 +55,16 @@ impl Resolve for FilteredResolver {
 async fn look_up(host: &str) -> Result<Vec<SocketAddr>, LookupError> {
     match tokio::time::timeout(limits::FETCH_CONNECT, tokio::net::lookup_host((host, 0))).await {
         Ok(Ok(answer)) => Ok(answer.collect()),
+        Ok(Err(source)) if is_passing(&source) => Err(LookupError::Busy { host: host.into(), source }),
         Ok(Err(source)) => Err(LookupError::Unknown { host: host.into(), source }),
         Err(_) => Err(LookupError::Slow { host: host.into() }),
     }
+}
+
+/// `EAI_AGAIN` and a look-up that failed in the system say nothing about the name. The standard library keeps the code to
+/// itself and gives the C library's words, which are English in a process that never calls `setlocale`.
+fn is_passing(error: &std::io::Error) -> bool {
+    error.raw_os_error().is_some() || error.to_string().contains("Temporary failure")
 }
 
 /// All of the answer or nothing.
