@@ -95,6 +95,34 @@ pub const FETCH_SNIFF: usize = 512;
 /// A suggested file name.
 pub const FETCH_NAME_BYTES: usize = 200;
 
+// --- plugins ---
+/// Files looked at in the plugins directory.
+pub const PLUGINS: usize = 64;
+/// Plugins loading at the same time.
+pub const PLUGINS_LOADING: usize = 4;
+/// From the start of a worker to its manifest.
+pub const PLUGIN_LOAD: Duration = Duration::from_secs(10);
+/// One `extract`, unless configured otherwise.
+pub const PLUGIN_EXTRACT: Duration = Duration::from_secs(30);
+/// A worker without calls is ended after this long; the next call starts another.
+pub const PLUGIN_IDLE: Duration = Duration::from_secs(60);
+/// Quiet time after a change of a file before it is read; and the longest a busy directory puts that off.
+pub const PLUGIN_SETTLE: Duration = Duration::from_millis(200);
+pub const PLUGIN_SETTLE_MAX: Duration = Duration::from_secs(1);
+/// The directory is looked at this often even if nothing was heard of it, and this often where the kernel cannot watch it.
+pub const PLUGIN_RESCAN: Duration = Duration::from_secs(30);
+pub const PLUGIN_RESCAN_UNWATCHED: Duration = Duration::from_secs(1);
+/// Fetches of all plugins at the same time; each holds its page in memory.
+pub const PLUGIN_FETCHES: usize = 8;
+/// Patterns of one manifest and the length of one.
+pub const PLUGIN_PATTERNS: usize = 64;
+pub const PLUGIN_PATTERN_BYTES: usize = 512;
+/// Formats of one result; its title and other short texts.
+pub const PLUGIN_FORMATS: usize = 500;
+pub const PLUGIN_TITLE_BYTES: usize = 4 * KIB;
+/// The end of a worker's standard error that is kept to explain its death.
+pub const PLUGIN_STDERR_BYTES: usize = 2 * KIB;
+
 // --- node ---
 /// How long a drain waits for requests and jobs before it stops them.
 pub const DRAIN: Duration = Duration::from_secs(20);

@@ -96,7 +96,7 @@ pub mod limits {
     pub const LOG_LINES: u32 = 200;
     /// `ctx.fetch`es of one call, and of one worker at the same time.
     pub const FETCHES_PER_CALL: u32 = 64;
-    pub const FETCHES_IN_FLIGHT: usize = 16;
+    pub const FETCHES_IN_FLIGHT: usize = 4;
     /// Body of a fetch's answer and of its request, in bytes.
     pub const FETCH_BODY_BYTES: usize = crate::limits::PAYLOAD_BYTES_MAX;
     pub const FETCH_REQUEST_BYTES: usize = 1 << 20;
