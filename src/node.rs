@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION];
 pub struct Node {
     config: Config,
     store: Store,
+    client: guard::Client,
     plugins: Plugins,
     jobs: Jobs,
     http_metrics: HttpMetrics,
@@ -52,11 +53,12 @@ impl Node {
         let worker = |name| WorkerPath::find(name, config.workers.as_deref());
         let plugins = Plugins::start(folder, worker("reelring-plugin"), client.clone(), config.plugin_timeout()).await;
         let transcoder = Transcoder::new(store.clone(), worker("reelring-transcode"));
-        let workshop = Workshop { store: store.clone(), client, plugins: plugins.clone(), transcoder };
+        let workshop = Workshop { store: store.clone(), client: client.clone(), plugins: plugins.clone(), transcoder };
         let jobs = Jobs::start(workshop).await?;
         Ok(Arc::new(Node {
             config,
             store,
+            client,
             plugins,
             jobs,
             http_metrics: HttpMetrics::default(),
@@ -71,6 +73,11 @@ impl Node {
 
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What every outgoing request goes through.
+    pub fn client(&self) -> &guard::Client {
+        &self.client
     }
 
     pub fn plugins(&self) -> &Plugins {

@@ -74,6 +74,14 @@ impl HttpMetrics {
 pub(super) async fn scrape(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
     let mut text = String::new();
     storage(&mut text, &node.store().stats());
+    let traffic = node.client().traffic();
+    counter(&mut text, "reelring_ingest_bytes", "Bytes received from origins", traffic.bytes_total);
+    counter(
+        &mut text,
+        "reelring_ingest_retries",
+        "Requests to origins repeated after a failure",
+        traffic.retries_total,
+    );
     gauge_head(&mut text, "reelring_jobs", "Jobs by state");
     for (state, count) in node.jobs().count_by_state().await? {
         let _ = writeln!(text, "reelring_jobs{{state=\"{state}\"}} {count}");

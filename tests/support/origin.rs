@@ -126,11 +126,15 @@ impl Reply {
         panic!("the body has only {sent} bytes");
     }
 
+    /// Bytes of the body.
+    pub fn length(&self) -> usize {
+        let bytes = |piece: &Piece| if let Piece::Bytes(bytes) = piece { bytes.len() } else { 0 };
+        self.pieces.iter().map(bytes).sum()
+    }
+
     fn declare(mut self) -> Reply {
         if self.declared && !self.headers.contains_key("content-length") {
-            let bytes = |piece: &Piece| if let Piece::Bytes(bytes) = piece { bytes.len() } else { 0 };
-            let length: usize = self.pieces.iter().map(bytes).sum();
-            self.headers.insert("content-length", HeaderValue::from(length));
+            self.headers.insert("content-length", HeaderValue::from(self.length()));
         }
         self
     }
