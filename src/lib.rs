@@ -2,6 +2,8 @@
 //!
 //! Data flows down this list; nothing below names anything above.
 
+pub mod cli;
+
 pub mod http;
 pub mod node;
 

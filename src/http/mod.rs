@@ -29,7 +29,8 @@ use crate::limits;
 use crate::node::Node;
 use problem::Problem;
 
-fn router(node: Arc<Node>) -> Router {
+/// All resources, for [`serve`] and for a command that has the node in its own process.
+pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v1/objects", get(objects::list))
         .route("/v1/objects/", get(objects::list))

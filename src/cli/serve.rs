@@ -1,0 +1,199 @@
+//! `reelring serve`: the node as a service.
+//!
+//! Owns the listening socket until `http::serve` takes it. SIGTERM and SIGINT drain: no new connections, requests in
+//! progress end, jobs keep their state for the next start. A second signal ends the process at once, which costs no
+//! acknowledged data.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{CliError, Result};
+use super::interrupt;
+use super::target::{lock_holder, running_node};
+use crate::config::{Config, Settings};
+use crate::node::Node;
+use crate::{http, limits, telemetry};
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  reelring serve                            on 127.0.0.1:8080, data in ./reelring-data
+  reelring serve --data /srv/media --listen 127.0.0.1:9000
+  reelring serve --config /etc/reelring.toml
+  REELRING_LOG=debug reelring serve         tell more
+
+Stop it with Ctrl-C or SIGTERM: requests end, jobs go on at the next start. Addresses other
+than loopback need --insecure-no-auth until there are access tokens: better put a proxy
+that authenticates in front.")]
+pub struct Serve {
+    /// Configuration file [default: ./reelring.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<std::net::SocketAddr>,
+    /// Data directory, made if it does not exist [default: ./reelring-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Fetch from this machine and private networks too
+    #[arg(long)]
+    allow_private_origins: bool,
+    /// How files are read and written: auto, uring or threads [default: auto]
+    #[arg(long)]
+    engine: Option<String>,
+    /// Folder searched first for reelring-transcode and reelring-plugin
+    #[arg(long, value_name = "DIR")]
+    workers: Option<PathBuf>,
+    /// A copy of hls.js for the player page, for browsers that play no HLS of their own
+    #[arg(long, value_name = "FILE")]
+    player_js: Option<PathBuf>,
+    /// Listen beyond loopback although anybody who reaches the port may then read, write and delete
+    #[arg(long)]
+    insecure_no_auth: bool,
+}
+
+impl Serve {
+    pub fn run(self) -> Result<()> {
+        let flags = Settings {
+            listen: self.listen,
+            data: self.data,
+            engine: self.engine,
+            allow_private_origins: self.allow_private_origins.then_some(true),
+            insecure_no_auth: self.insecure_no_auth.then_some(true),
+            workers: self.workers,
+            player_js: self.player_js,
+            ..Settings::default()
+        };
+        let (config, _) =
+            Config::resolve(self.config.as_deref(), flags).map_err(|error| CliError::usage(error.to_string()))?;
+        check_listen(&config).map_err(CliError::usage)?;
+        telemetry::init("info");
+        raise_descriptor_limit();
+        // Before the data directory is touched: a port in use is the most common mistake.
+        let listener = bind(&config)?;
+        let runtime = Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
+        runtime.block_on(serve(config, listener))
+    }
+}
+
+async fn serve(config: Config, listener: TcpListener) -> Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)
+        .map_err(|error| CliError::failed(format!("cannot listen: {error}")))?;
+    let address = listener.local_addr().map_err(|error| CliError::failed(format!("cannot listen: {error}")))?;
+    let stop = interrupt::watch().map_err(|error| CliError::failed(format!("cannot watch for signals: {error}")))?;
+    let node = Node::start(config.clone()).await.map_err(|error| CliError::failed(error.to_string()))?;
+    let engine = node.store().engine();
+    let data = config.data.display();
+    tracing::info!("ready on http://{address}, data in {data}, engine {} ({})", engine.name, engine.reason);
+    let outcome = answer(&node, listener, stop).await;
+    let drained = node.drain().await;
+    outcome?;
+    drained.map_err(|error| CliError::failed(format!("the data directory could not be closed: {error}")))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Serves until a signal comes, then until the requests in progress are over.
+async fn answer(node: &Arc<Node>, listener: tokio::net::TcpListener, stop: CancellationToken) -> Result<()> {
+    let failed = |error: io::Error| CliError::failed(format!("the listener failed: {error}"));
+    let shutdown = CancellationToken::new();
+    let mut serving = std::pin::pin!(http::serve(node.clone(), listener, shutdown.clone()));
+    tokio::select! {
+        served = &mut serving => return served.map_err(failed),
+        () = stop.cancelled() => {}
+    }
+    tracing::info!("stopping: requests have {} s to end, a second signal ends at once", limits::DRAIN.as_secs());
+    // Endless answers end first, or they would use up the time.
+    node.closing().cancel();
+    shutdown.cancel();
+    serving.await.map_err(failed)
+}
+
+fn bind(config: &Config) -> Result<TcpListener> {
+    let listen = config.listen;
+    let bound = TcpListener::bind(listen).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => match running_node(&config.data) {
+            Some(node) => CliError::failed(format!(
+                "a node runs on {} already, at {} (process {}); use that one, or give another --data and --listen",
+                config.data.display(),
+                node.as_str().trim_end_matches('/'),
+                lock_holder(&config.data).map_or("unknown".into(), |pid| pid.to_string())
+            )),
+            None => CliError::failed(format!(
+                "{listen} is in use by another program; stop it, or choose another port with --listen {}:PORT (0 takes \
+                 a free one)",
+                listen.ip()
+            )),
+        },
+        io::ErrorKind::PermissionDenied => CliError::failed(format!(
+            "listening on {listen} is not permitted: ports below 1024 need a privilege; choose a higher one with --listen"
+        )),
+        io::ErrorKind::AddrNotAvailable => CliError::failed(format!(
+            "{} is not an address of this machine; choose one that is with --listen",
+            listen.ip()
+        )),
+        _ => CliError::failed(format!("cannot listen on {listen}: {error}")),
+    })
+}
+
+/// Anybody who reaches the port can do everything, so for now only this machine may.
+pub fn check_listen(config: &Config) -> std::result::Result<(), String> {
+    let ip = config.listen.ip();
+    if ip.to_canonical().is_loopback() || config.insecure_no_auth {
+        return Ok(());
+    }
+    Err(format!(
+        "listening on {} would let everybody who reaches it read, write and delete, since there are no access tokens; \
+         listen on 127.0.0.1 behind a proxy that authenticates, or accept it with --insecure-no-auth",
+        config.listen
+    ))
+}
+
+/// The soft limit is often 1024, which a few hundred connections use up; the hard limit is the administrator's word.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &str, insecure: bool) -> Config {
+        let flags = Settings { listen: listen.parse().ok(), insecure_no_auth: Some(insecure), ..Settings::default() };
+        Config::resolve(None, flags).unwrap().0
+    }
+
+    #[test]
+    fn only_loopback_without_the_explicit_word() {
+        for listen in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(check_listen(&config(listen, false)), Ok(()), "{listen}");
+        }
+        for listen in ["0.0.0.0:1", "[::]:1", "192.168.1.1:1"] {
+            let message = check_listen(&config(listen, false)).unwrap_err();
+            assert!(message.contains(listen) && message.contains("--insecure-no-auth"), "{message}");
+            assert_eq!(check_listen(&config(listen, true)), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let message = bind(&config(&address, false)).unwrap_err().to_string();
+        assert!(message.contains(&address) && message.contains("--listen"), "{message}");
+    }
+}

@@ -1,0 +1,350 @@
+//! The command line as people and scripts use it: the whole binary, with and without a running node.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::node::Node;
+use support::{Noise, scratch};
+
+/// A folder to work in, with nothing of the caller's settings.
+struct Desk {
+    folder: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk { folder: scratch("cli") }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path("reelring-data")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reelring"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TZ", "UTC")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        Ended::of(arguments, self.command(arguments).output().expect("the program starts"))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, bytes).expect("a file on the desk");
+        path
+    }
+}
+
+/// How a command ended.
+struct Ended {
+    shown: String,
+    status: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ended {
+    fn of(arguments: &[&str], output: Output) -> Ended {
+        Ended {
+            shown: format!("reelring {}", arguments.join(" ")),
+            status: output.status.code(),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    fn ok(self) -> String {
+        assert_eq!(self.status, Some(0), "{}: {}", self.shown, self.stderr);
+        String::from_utf8(self.stdout).expect("text")
+    }
+
+    /// Ended with this status and told why in words that contain each of these.
+    #[track_caller]
+    fn refused(self, status: i32, words: &[&str]) {
+        assert_eq!(self.status, Some(status), "{}: {}", self.shown, self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "{}: no {word:?} in {}", self.shown, self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked") && !self.stderr.contains('\x1b'), "{}", self.stderr);
+    }
+}
+
+const SUBCOMMANDS: [&[&str]; 20] = [
+    &[],
+    &["serve"],
+    &["fetch"],
+    &["put"],
+    &["get"],
+    &["ls"],
+    &["rm"],
+    &["transcode"],
+    &["jobs"],
+    &["cancel"],
+    &["pause"],
+    &["resume"],
+    &["retry"],
+    &["plugins"],
+    &["plugins", "ls"],
+    &["doctor"],
+    &["config"],
+    &["config", "show"],
+    &["config", "check"],
+    &["completions"],
+];
+
+/// `UPDATE_GOLDEN=1 cargo test --test cli` writes the files anew; the difference belongs in the review.
+#[test]
+fn help_is_what_was_agreed() {
+    let desk = Desk::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    for subcommand in SUBCOMMANDS {
+        let mut arguments = subcommand.to_vec();
+        arguments.push("--help");
+        let help = desk.run(&arguments).ok();
+        let name = if subcommand.is_empty() { "help".into() } else { format!("help-{}", subcommand.join("-")) };
+        let path = folder.join(format!("{name}.txt"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &help).expect("the golden file");
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(help, golden, "{} differs; run with UPDATE_GOLDEN=1 if that is meant", path.display());
+    }
+}
+
+#[test]
+fn usage_errors_have_status_2_and_say_what_is_possible() {
+    let desk = Desk::new();
+    desk.run(&["fly"]).refused(2, &["fly", "--help"]);
+    desk.run(&["get"]).refused(2, &["<KEY>"]);
+    desk.run(&["get", "../secret"]).refused(2, &["../secret", ".."]);
+    desk.run(&["put", "-"]).refused(2, &["--key KEY"]);
+    desk.run(&["jobs", "nonsense"]).refused(2, &["nonsense", "32"]);
+    desk.run(&["jobs", "--state", "flying"]).refused(2, &["flying", "queued, running"]);
+    desk.run(&["fetch", "ftp://example.org/a"]).refused(2, &["ftp", "http and https"]);
+    desk.run(&["ls", "--node", "ftp://h"]).refused(2, &["ftp://h", "http://127.0.0.1:8080"]);
+    desk.run(&["serve", "--listen", "0.0.0.0:0"]).refused(2, &["0.0.0.0:0", "--insecure-no-auth", "proxy"]);
+    assert_eq!(fs::read_dir(desk.folder.path()).expect("the desk").count(), 0, "a refusal leaves nothing behind");
+}
+
+#[test]
+fn without_node_and_data_directory_the_way_out_is_told() {
+    let desk = Desk::new();
+    for arguments in [&["ls"][..], &["get", "a"], &["rm", "a"], &["jobs"], &["plugins", "ls"]] {
+        desk.run(arguments).refused(1, &["reelring-data", "--data", "--node"]);
+    }
+    assert!(!desk.data().exists(), "asking must not make a data directory");
+    desk.run(&["ls", "--node", "127.0.0.1:9"]).refused(1, &["http://127.0.0.1:9", "reelring serve"]);
+}
+
+/// The same session of commands, whoever holds the data directory.
+fn objects_come_and_go(desk: &Desk) {
+    let bytes = Noise::bytes(1, 3_000_001);
+    let film = desk.write("film.mp4", &bytes);
+    assert_eq!(desk.run(&["put", "film.mp4"]).ok(), "film.mp4\n");
+    assert_eq!(desk.run(&["put", "film.mp4", "--key", "films/ü b.mp4"]).ok(), "films/ü b.mp4\n");
+    desk.run(&["put", "film.mp4", "--no-replace"]).refused(1, &["film.mp4"]);
+    desk.run(&["put", "absent.mp4"]).refused(1, &["absent.mp4"]);
+
+    let mut piped = desk.command(&["put", "-", "--key", "films/piped"]).stdin(Stdio::piped()).spawn().expect("put");
+    piped.stdin.take().expect("its input").write_all(&bytes).expect("the pipe takes it");
+    assert!(piped.wait().expect("put ends").success());
+
+    assert_eq!(desk.run(&["ls"]).ok(), "film.mp4\nfilms/piped\nfilms/ü b.mp4\n");
+    assert_eq!(desk.run(&["ls", "films/"]).ok(), "films/piped\nfilms/ü b.mp4\n");
+    let long = desk.run(&["ls", "-l", "film.mp4"]).ok();
+    assert!(long.contains("2.86 MiB") && long.contains("video/mp4") && long.contains("film.mp4"), "{long}");
+    let line = desk.run(&["ls", "--json", "films/ü"]).ok();
+    let object: Value = serde_json::from_str(&line).expect("one JSON document");
+    assert_eq!((object["key"].as_str(), object["length"].as_u64()), (Some("films/ü b.mp4"), Some(3_000_001)));
+
+    // An existing file is left alone unless it is named or --force is given.
+    fs::remove_file(&film).expect("the file");
+    assert_eq!(desk.run(&["get", "film.mp4"]).ok(), "");
+    assert!(fs::read(&film).expect("the copy") == bytes);
+    desk.write("film.mp4", b"precious");
+    desk.run(&["get", "film.mp4"]).refused(1, &["film.mp4", "--force", "-o FILE"]);
+    assert_eq!(fs::read(&film).expect("the file"), b"precious");
+    desk.run(&["get", "film.mp4", "--force"]).ok();
+    assert!(fs::read(&film).expect("the copy") == bytes);
+    desk.run(&["get", "films/piped", "-o", "film.mp4"]).ok();
+    fs::create_dir(desk.path("folder")).expect("a folder");
+    desk.run(&["get", "films/piped", "-o", "folder"]).ok();
+    assert!(fs::read(desk.path("folder/piped")).expect("the copy") == bytes);
+    assert!(desk.run(&["get", "films/piped", "-o", "-"]).stdout == bytes);
+    desk.run(&["get", "films/piped", "-o", "/dev/null"]).ok();
+    desk.run(&["get", "films/piped", "-o", "absent/x"]).refused(1, &["absent/x"]);
+    desk.run(&["get", "no/such"]).refused(1, &["no/such"]);
+    let hidden: Vec<_> = support::node::names(desk.folder.path()).into_iter().filter(|n| n.starts_with('.')).collect();
+    assert!(hidden.is_empty(), "temporary files are left: {hidden:?}");
+
+    desk.run(&["rm", "films/piped", "no/such"]).refused(1, &["no/such", "reelring ls"]);
+    desk.run(&["rm", "-f", "no/such", "film.mp4", "films/ü b.mp4"]).ok();
+    assert_eq!(desk.run(&["ls"]).ok(), "");
+}
+
+#[test]
+fn objects_come_and_go_without_a_node() {
+    let desk = Desk::new();
+    objects_come_and_go(&desk);
+    assert!(fs::read_to_string(desk.data().join("LOCK")).expect("LOCK").is_empty(), "closed cleanly");
+}
+
+#[tokio::test]
+async fn objects_come_and_go_beside_a_running_node() {
+    let desk = Desk::new();
+    let node = Node::start(&desk.data()).await;
+    objects_come_and_go(&desk);
+    // Named, from anywhere, with or without the scheme.
+    let elsewhere = Desk::new();
+    let address = node.addr().to_string();
+    elsewhere.write("a", b"bytes");
+    assert_eq!(elsewhere.run(&["put", "a", "--node", &address]).ok(), "a\n");
+    let by_variable = elsewhere.command(&["ls"]).env("REELRING_NODE", node.url("")).output().expect("ls");
+    assert_eq!(Ended::of(&["ls"], by_variable).ok(), "a\n");
+    assert!(!elsewhere.data().exists());
+}
+
+#[tokio::test]
+async fn the_address_of_a_dead_node_is_not_believed() {
+    let desk = Desk::new();
+    let node = Node::start(&desk.data()).await;
+    node.kill();
+    assert!(desk.data().join("http.addr").exists(), "a killed node cannot tidy up");
+    desk.write("a", b"bytes");
+    assert_eq!(desk.run(&["put", "a"]).ok(), "a\n");
+    assert_eq!(desk.run(&["ls"]).ok(), "a\n");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let desk = Desk::new();
+    desk.write("a", b"x");
+    for number in 0..40 {
+        desk.run(&["put", "a", "--key", &format!("{}/{number:03}", "long".repeat(200))]).ok();
+    }
+    for arguments in [&["ls"][..], &["ls", "--json"], &["config", "show"], &["completions", "bash"]] {
+        let mut child = desk.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a child");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("its end");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), errors.as_str()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_full_output_is_an_error() {
+    let desk = Desk::new();
+    let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let output = desk.command(&["completions", "bash"]).stdout(full).output().expect("its end");
+    Ended::of(&["completions"], output).refused(1, &["standard output", "space"]);
+}
+
+#[tokio::test]
+async fn a_second_node_and_a_port_in_use_are_clear_errors() {
+    let desk = Desk::new();
+    let node = Node::start(&desk.data()).await;
+    let address = node.addr().to_string();
+    // The same data directory on another port, the same address, and a port of somebody else.
+    desk.run(&["serve", "--listen", "127.0.0.1:0"]).refused(1, &["reelring-data", "in use", "--data"]);
+    desk.run(&["serve", "--listen", &address]).refused(1, &["already", &address, &node.pid().to_string()]);
+    let other = Desk::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let in_use = listener.local_addr().expect("its address").to_string();
+    other.run(&["serve", "--listen", &in_use]).refused(1, &[&in_use, "in use", "--listen"]);
+    assert!(!other.data().exists(), "nothing is made before the port is there");
+
+    node.terminate();
+    assert!(node.ended(Duration::from_secs(20)).await.success());
+    assert!(!desk.data().join("http.addr").exists(), "a drained node takes its address back");
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_and_what_to_do() {
+    let desk = Desk::new();
+    let report = |arguments: &[&str]| -> (Option<i32>, Value) {
+        let ended = desk.run(arguments);
+        let report = serde_json::from_slice(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {}", ended.stderr));
+        (ended.status, report)
+    };
+    let check = |report: &Value, name: &str| -> Value {
+        let checks = report["checks"].as_array().expect("checks");
+        checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name} in {report:#}")).clone()
+    };
+    let (status, healthy) = report(&["doctor", "--json"]);
+    // Whether the workers are built is not this test's business, that the status agrees with the report is.
+    assert_eq!(status, Some(i32::from(healthy["status"] == "fail")), "{healthy:#}");
+    assert_eq!(check(&healthy, "durable write")["status"], "ok", "{healthy:#}");
+    assert!(!desk.data().exists() && fs::read_dir(desk.folder.path()).expect("the desk").count() == 0);
+    let text = String::from_utf8(desk.run(&["doctor"]).stdout).expect("text");
+    assert!(text.contains("ok    data directory") && !text.contains('\x1b'), "{text}");
+
+    desk.write("file", b"");
+    let (status, report_of_file) = report(&["doctor", "--json", "--data", "file"]);
+    assert_eq!((status, &report_of_file["status"]), (Some(1), &Value::from("fail")));
+    assert!(check(&report_of_file, "data directory")["next"].as_str().is_some_and(|next| next.contains("--data")));
+
+    desk.write("reelring.toml", b"listen = 'nowhere'\n");
+    let (status, broken) = report(&["doctor", "--json"]);
+    assert_eq!((status, &check(&broken, "configuration")["status"]), (Some(1), &Value::from("fail")));
+    fs::remove_file(desk.path("reelring.toml")).expect("the file");
+
+    let (status, absent) = report(&["doctor", "--json", "--node", "127.0.0.1:9"]);
+    assert_eq!((status, &check(&absent, "node")["status"]), (Some(1), &Value::from("fail")));
+    let node = Node::start(&desk.data()).await;
+    let (_, running) = report(&["doctor", "--json"]);
+    let found = check(&running, "node");
+    assert_eq!(found["status"], "ok", "{running:#}");
+    assert!(found["finding"].as_str().is_some_and(|text| text.contains(&node.addr().to_string())), "{found}");
+}
+
+#[test]
+fn settings_are_shown_with_where_they_come_from() {
+    let desk = Desk::new();
+    desk.write("reelring.toml", b"listen = '127.0.0.1:7000'\nplugin_timeout_s = 5\n");
+    let mut show = desk.command(&["config", "show", "--json", "--data", "elsewhere"]);
+    let shown = show.env("REELRING_LISTEN", "[::1]:1").output().expect("its end").stdout;
+    let settings: Value = serde_json::from_slice(&shown).expect("one JSON document");
+    for (name, value, origin) in [
+        ("listen", Value::from("[::1]:1"), "environment REELRING_LISTEN"),
+        ("plugin_timeout_s", Value::from(5), "file reelring.toml"),
+        ("data", Value::from("elsewhere"), "flag --data"),
+        ("engine", Value::from("auto"), "default"),
+    ] {
+        assert_eq!((&settings[name]["value"], settings[name]["origin"].as_str()), (&value, Some(origin)), "{name}");
+    }
+    assert!(desk.run(&["config", "check"]).ok().contains("reelring.toml"));
+    desk.write("bad.toml", b"lisen = '127.0.0.1:7000'\n");
+    desk.run(&["config", "check", "--config", "bad.toml"]).refused(1, &["bad.toml", "lisen"]);
+    desk.run(&["config", "check", "--config", "absent.toml"]).refused(1, &["absent.toml"]);
+    desk.write("open.toml", b"listen = '0.0.0.0:1'\n");
+    desk.run(&["config", "check", "--config", "open.toml"]).refused(1, &["0.0.0.0:1", "--insecure-no-auth"]);
+    desk.run(&["serve", "--config", "bad.toml"]).refused(2, &["bad.toml", "lisen"]);
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    let desk = Desk::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(desk.run(&["completions", shell]).ok().contains("transcode"), "{shell}");
+    }
+}
