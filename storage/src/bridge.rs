@@ -136,8 +136,7 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// Frees the slot, then replies. An answer nobody waits for is handed back.
     pub(crate) fn finish<T>(self, reply: Reply<T>, result: Result<T>) -> Option<T> {
-        self.counters
-            .op(self.kind, self.since.elapsed(), result.is_err());
+        self.counters.op(self.kind, self.since.elapsed(), result.is_err());
         drop(self);
         reply.send(result).err().and_then(Result::ok)
     }
@@ -231,8 +230,7 @@ impl Bridge {
             limits::NAMES_IN_FLIGHT_MAX,
         ];
         // Room for the stop messages too, one for each thread that may listen on the lane.
-        let channels =
-            sizes.map(|size| crossbeam_channel::bounded(size + limits::SYNCS_IN_FLIGHT_CEILING));
+        let channels = sizes.map(|size| crossbeam_channel::bounded(size + limits::SYNCS_IN_FLIGHT_CEILING));
         let intake = Intake {
             lanes: channels.each_ref().map(|(_, receiver)| receiver.clone()),
             doorbell: Arc::clone(&doorbell),
@@ -241,28 +239,13 @@ impl Bridge {
         let mut sizes = sizes.into_iter();
         let lanes = channels.map(|(messages, _)| {
             let size = sizes.next().expect("a size for every lane");
-            LaneIn {
-                messages,
-                slots: Arc::new(Semaphore::new(size)),
-                size,
-            }
+            LaneIn { messages, slots: Arc::new(Semaphore::new(size)), size }
         });
-        let threads = engine.start(intake).map_err(|e| Error::EngineRefused {
-            engine: info.name,
-            reason: e.to_string(),
-        })?;
+        let threads =
+            engine.start(intake).map_err(|e| Error::EngineRefused { engine: info.name, reason: e.to_string() })?;
         let threads = Mutex::new(threads);
         let closing = AtomicBool::new(false);
-        Ok(Bridge {
-            shared: Arc::new(Shared {
-                lanes,
-                doorbell,
-                counters,
-                closing,
-                info,
-                threads,
-            }),
-        })
+        Ok(Bridge { shared: Arc::new(Shared { lanes, doorbell, counters, closing, info, threads }) })
     }
 
     pub fn info(&self) -> &EngineInfo {
@@ -270,28 +253,11 @@ impl Bridge {
     }
 
     /// Reads `len` bytes at `offset`, fewer only where the file ends.
-    pub async fn read(
-        &self,
-        file: &Arc<NamedFile>,
-        buffer: Buffer,
-        offset: u64,
-        len: usize,
-    ) -> Result<Buffer> {
-        assert!(
-            len <= buffer.capacity(),
-            "a read of {len} bytes into a buffer of {}",
-            buffer.capacity()
-        );
+    pub async fn read(&self, file: &Arc<NamedFile>, buffer: Buffer, offset: u64, len: usize) -> Result<Buffer> {
+        assert!(len <= buffer.capacity(), "a read of {len} bytes into a buffer of {}", buffer.capacity());
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Read).await?;
-        self.send(Lane::Read, slot, OpKind::Read, |reply| Op::Read {
-            file,
-            buffer,
-            offset,
-            len,
-            reply,
-        })
-        .await
+        self.send(Lane::Read, slot, OpKind::Read, |reply| Op::Read { file, buffer, offset, len, reply }).await
     }
 
     /// Starts a read if there is a slot now, without waiting.
@@ -302,128 +268,69 @@ impl Bridge {
         offset: u64,
         len: usize,
     ) -> Option<Pending<Buffer>> {
-        assert!(
-            len <= buffer.capacity(),
-            "a read of {len} bytes into a buffer of {}",
-            buffer.capacity()
-        );
+        assert!(len <= buffer.capacity(), "a read of {len} bytes into a buffer of {}", buffer.capacity());
         let file = Arc::clone(file);
         let slot = self.try_slot(Lane::Read)?;
-        Some(self.send(Lane::Read, slot, OpKind::Read, |reply| Op::Read {
-            file,
-            buffer,
-            offset,
-            len,
-            reply,
-        }))
+        Some(self.send(Lane::Read, slot, OpKind::Read, |reply| Op::Read { file, buffer, offset, len, reply }))
     }
 
     /// Starts writing the buffer at `offset`; the write goes on whether or not the result is awaited.
-    pub async fn write(
-        &self,
-        file: &Arc<NamedFile>,
-        buffer: Buffer,
-        offset: u64,
-    ) -> Result<Pending<()>> {
+    pub async fn write(&self, file: &Arc<NamedFile>, buffer: Buffer, offset: u64) -> Result<Pending<()>> {
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Write).await?;
-        Ok(
-            self.send(Lane::Write, slot, OpKind::Write, |reply| Op::Write {
-                file,
-                buffer,
-                offset,
-                reply,
-            }),
-        )
+        Ok(self.send(Lane::Write, slot, OpKind::Write, |reply| Op::Write { file, buffer, offset, reply }))
     }
 
     /// fdatasync. Await the completion of the writes first: a sync covers nothing still in flight.
     pub async fn sync(&self, file: &Arc<NamedFile>) -> Result<()> {
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Sync).await?;
-        self.send(Lane::Sync, slot, OpKind::Sync, |reply| Op::Sync {
-            file,
-            reply,
-        })
-        .await
+        self.send(Lane::Sync, slot, OpKind::Sync, |reply| Op::Sync { file, reply }).await
     }
 
     pub async fn allocate(&self, file: &Arc<NamedFile>, len: u64) -> Result<()> {
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Names).await?;
-        self.send(Lane::Names, slot, OpKind::Allocate, |reply| Op::Allocate {
-            file,
-            len,
-            reply,
-        })
-        .await
+        self.send(Lane::Names, slot, OpKind::Allocate, |reply| Op::Allocate { file, len, reply }).await
     }
 
     pub(crate) async fn truncate(&self, file: &Arc<NamedFile>, len: u64) -> Result<()> {
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Names).await?;
-        self.send(Lane::Names, slot, OpKind::Truncate, |reply| Op::Truncate {
-            file,
-            len,
-            reply,
-        })
-        .await
+        self.send(Lane::Names, slot, OpKind::Truncate, |reply| Op::Truncate { file, len, reply }).await
     }
 
     pub async fn open(&self, path: &Path, how: How) -> Result<Arc<NamedFile>> {
         let path = path.to_owned();
         let slot = self.slot(Lane::Names).await?;
-        self.send(Lane::Names, slot, OpKind::Open, |reply| Op::Open {
-            path,
-            how,
-            reply,
-        })
-        .await
-        .map(Arc::new)
+        self.send(Lane::Names, slot, OpKind::Open, |reply| Op::Open { path, how, reply }).await.map(Arc::new)
     }
 
     pub(crate) async fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
         let slot = self.slot(Lane::Names).await?;
-        self.send(Lane::Names, slot, OpKind::Rename, |reply| Op::Rename {
-            from,
-            to,
-            reply,
-        })
-        .await
+        self.send(Lane::Names, slot, OpKind::Rename, |reply| Op::Rename { from, to, reply }).await
     }
 
     /// Removes a name; a name that is not there is no error.
     pub async fn unlink(&self, path: &Path) -> Result<()> {
         let path = path.to_owned();
         let slot = self.slot(Lane::Names).await?;
-        self.send(Lane::Names, slot, OpKind::Unlink, |reply| Op::Unlink {
-            path,
-            reply,
-        })
-        .await
+        self.send(Lane::Names, slot, OpKind::Unlink, |reply| Op::Unlink { path, reply }).await
     }
 
     /// Makes one directory; one that is there is no error.
     pub(crate) async fn make_directory(&self, path: &Path) -> Result<()> {
         let path = path.to_owned();
         let slot = self.slot(Lane::Names).await?;
-        self.send(Lane::Names, slot, OpKind::MakeDirectory, |reply| {
-            Op::MakeDirectory { path, reply }
-        })
-        .await
+        self.send(Lane::Names, slot, OpKind::MakeDirectory, |reply| Op::MakeDirectory { path, reply }).await
     }
 
     /// Closes a file on the engine. The last close of a large unlinked file frees its blocks, which
     /// may take tens of milliseconds; only when no slot is free is it done here and now.
     pub(crate) fn close_file(&self, file: NamedFile) {
         if let Some(slot) = self.try_slot(Lane::Names) {
-            drop(
-                self.send(Lane::Names, slot, OpKind::Close, |reply| Op::Close {
-                    file,
-                    reply,
-                }),
-            );
+            drop(self.send(Lane::Names, slot, OpKind::Close, |reply| Op::Close { file, reply }));
         }
     }
 
@@ -442,16 +349,8 @@ impl Bridge {
             while lane.messages.try_send(Message::Stop).is_ok() {}
         }
         self.shared.doorbell.ring();
-        let threads = std::mem::take(
-            &mut *self
-                .shared
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        let joined = tokio::task::spawn_blocking(move || {
-            threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok())
-        });
+        let threads = std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok()));
         if !joined.await.unwrap_or(false) {
             tracing::error!("an engine thread had panicked");
         }
@@ -459,11 +358,7 @@ impl Bridge {
 
     /// Operations handed to the engine and not complete.
     pub fn inflight(&self) -> usize {
-        self.shared
-            .lanes
-            .iter()
-            .map(|lane| lane.size - lane.slots.available_permits().min(lane.size))
-            .sum()
+        self.shared.lanes.iter().map(|lane| lane.size - lane.slots.available_permits().min(lane.size)).sum()
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -478,9 +373,7 @@ impl Bridge {
             return Err(Error::Closed);
         }
         let waiting = Waiting::new(&self.shared.counters);
-        let slot = Arc::clone(&self.shared.lanes[lane as usize].slots)
-            .acquire_owned()
-            .await;
+        let slot = Arc::clone(&self.shared.lanes[lane as usize].slots).acquire_owned().await;
         drop(waiting);
         match slot {
             Ok(slot) if !self.shared.closing.load(Acquire) => Ok(slot),
@@ -488,14 +381,12 @@ impl Bridge {
         }
     }
 
-    fn try_slot(&self, lane: Lane) -> Option<OwnedSemaphorePermit> {
-        let slot = Arc::clone(&self.shared.lanes[lane as usize].slots)
-            .try_acquire_owned()
-            .ok()?;
+    pub(crate) fn try_slot(&self, lane: Lane) -> Option<OwnedSemaphorePermit> {
+        let slot = Arc::clone(&self.shared.lanes[lane as usize].slots).try_acquire_owned().ok()?;
         (!self.shared.closing.load(Acquire)).then_some(slot)
     }
 
-    fn send<T>(
+    pub(crate) fn send<T>(
         &self,
         lane: Lane,
         slot: OwnedSemaphorePermit,
@@ -504,24 +395,11 @@ impl Bridge {
     ) -> Pending<T> {
         let (reply, result) = oneshot::channel();
         let counters = Arc::clone(&self.shared.counters);
-        let ticket = Ticket {
-            _slot: slot,
-            kind,
-            since: Instant::now(),
-            counters,
-        };
-        let message = Message::Run(Box::new(Command {
-            op: op(reply),
-            ticket,
-        }));
+        let ticket = Ticket { _slot: slot, kind, since: Instant::now(), counters };
+        let message = Message::Run(Box::new(Command { op: op(reply), ticket }));
         // A send fails only when the engine is gone; the reply goes with the message, and the
         // caller finds `Closed`.
-        if self.shared.lanes[lane as usize]
-            .messages
-            .try_send(message)
-            .is_ok()
-            && self.shared.doorbell.ring()
-        {
+        if self.shared.lanes[lane as usize].messages.try_send(message).is_ok() && self.shared.doorbell.ring() {
             self.shared.counters.doorbell_rings.fetch_add(1, Relaxed);
         }
         Pending { result }

@@ -18,13 +18,7 @@ use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, POOL_RETAINED_BYTES, READ_MAX}
 const ALIGNMENT: usize = 4096;
 
 /// The sizes buffers come in. The largest holds a read of `READ_MAX` that is not aligned to blocks.
-const SIZES: [usize; 5] = [
-    ALIGNMENT,
-    64 * 1024,
-    BLOCK_BYTES,
-    BATCH_BYTES_MAX,
-    READ_MAX + BLOCK_BYTES,
-];
+const SIZES: [usize; 5] = [ALIGNMENT, 64 * 1024, BLOCK_BYTES, BATCH_BYTES_MAX, READ_MAX + BLOCK_BYTES];
 
 /// What one permit of the budget stands for.
 const UNIT: usize = ALIGNMENT;
@@ -72,11 +66,7 @@ pub struct Buffer {
 impl Pool {
     pub fn new(budget_bytes: usize) -> Pool {
         let units = budget_bytes / UNIT;
-        Pool {
-            shelf: Arc::default(),
-            budget: Arc::new(Semaphore::new(units)),
-            units,
-        }
+        Pool { shelf: Arc::default(), budget: Arc::new(Semaphore::new(units)), units }
     }
 
     /// A buffer of at least `bytes`, once the budget allows. Dropping the future takes nothing.
@@ -95,9 +85,7 @@ impl Pool {
     /// A buffer of at least `bytes` if the budget allows it now.
     pub fn try_take(&self, bytes: usize) -> Option<Buffer> {
         let class = self.class(bytes);
-        let permits = Arc::clone(&self.budget)
-            .try_acquire_many_owned((SIZES[class] / UNIT) as u32)
-            .ok()?;
+        let permits = Arc::clone(&self.budget).try_acquire_many_owned((SIZES[class] / UNIT) as u32).ok()?;
         Some(self.buffer(class, permits))
     }
 
@@ -108,30 +96,15 @@ impl Pool {
 
     fn class(&self, bytes: usize) -> usize {
         let class = SIZES.iter().position(|size| *size >= bytes);
-        let class = class.unwrap_or_else(|| {
-            panic!(
-                "no buffer has {bytes} bytes, the largest has {}",
-                SIZES[SIZES.len() - 1]
-            )
-        });
-        assert!(
-            SIZES[class] / UNIT <= self.units,
-            "a buffer of {bytes} bytes exceeds the whole budget"
-        );
+        let class =
+            class.unwrap_or_else(|| panic!("no buffer has {bytes} bytes, the largest has {}", SIZES[SIZES.len() - 1]));
+        assert!(SIZES[class] / UNIT <= self.units, "a buffer of {bytes} bytes exceeds the whole budget");
         class
     }
 
     fn buffer(&self, class: usize, permits: OwnedSemaphorePermit) -> Buffer {
-        let memory = self
-            .shelf
-            .take(class)
-            .unwrap_or_else(|| Memory::new(SIZES[class]));
-        Buffer {
-            memory: Some(memory),
-            len: 0,
-            shelf: Arc::clone(&self.shelf),
-            _permits: permits,
-        }
+        let memory = self.shelf.take(class).unwrap_or_else(|| Memory::new(SIZES[class]));
+        Buffer { memory: Some(memory), len: 0, shelf: Arc::clone(&self.shelf), _permits: permits }
     }
 }
 
@@ -165,8 +138,7 @@ impl Memory {
     }
 
     fn layout(size: usize) -> Layout {
-        Layout::from_size_align(size, ALIGNMENT)
-            .expect("sizes are small multiples of the alignment")
+        Layout::from_size_align(size, ALIGNMENT).expect("sizes are small multiples of the alignment")
     }
 }
 
@@ -195,11 +167,7 @@ impl Buffer {
     /// # Panics
     /// When `len` exceeds the capacity.
     pub fn set_len(&mut self, len: usize) {
-        assert!(
-            len <= self.capacity(),
-            "{len} bytes in a buffer of {}",
-            self.capacity()
-        );
+        assert!(len <= self.capacity(), "{len} bytes in a buffer of {}", self.capacity());
         self.len = len;
     }
 
@@ -261,10 +229,7 @@ mod tests {
         let pool = Pool::new(2 * BLOCK_BYTES);
         let first = pool.take(BLOCK_BYTES).await;
         let second = pool.take(BLOCK_BYTES - 1).await;
-        assert!(
-            pool.try_take(1).is_none(),
-            "a third buffer was handed out over the budget"
-        );
+        assert!(pool.try_take(1).is_none(), "a third buffer was handed out over the budget");
         assert_eq!(pool.in_use(), 2 * BLOCK_BYTES);
         drop(first);
         assert!(pool.try_take(1).is_some());
@@ -287,15 +252,9 @@ mod tests {
         }
         drop(out);
         let kept = pool.shelf.free.lock().unwrap().bytes;
-        assert_eq!(
-            kept,
-            POOL_RETAINED_BYTES / BATCH_BYTES_MAX * BATCH_BYTES_MAX
-        );
+        assert_eq!(kept, POOL_RETAINED_BYTES / BATCH_BYTES_MAX * BATCH_BYTES_MAX);
         let _again = pool.take(BATCH_BYTES_MAX).await;
-        assert_eq!(
-            pool.shelf.free.lock().unwrap().bytes,
-            kept - BATCH_BYTES_MAX
-        );
+        assert_eq!(pool.shelf.free.lock().unwrap().bytes, kept - BATCH_BYTES_MAX);
     }
 
     #[tokio::test]
@@ -304,13 +263,6 @@ mod tests {
         let mut buffer = pool.take(4096).await;
         assert_eq!(buffer.fill(&[1; 4000]), 4000);
         assert_eq!(buffer.fill(&[2; 4000]), 96);
-        assert_eq!(
-            (
-                buffer.len(),
-                buffer.as_slice()[3999],
-                buffer.as_slice()[4000]
-            ),
-            (4096, 1, 2)
-        );
+        assert_eq!((buffer.len(), buffer.as_slice()[3999], buffer.as_slice()[4000]), (4096, 1, 2));
     }
 }

@@ -32,23 +32,13 @@ struct Group {
 
 impl Directories {
     pub(crate) fn new(bridge: Bridge, blobs: PathBuf) -> Directories {
-        Directories {
-            bridge,
-            blobs,
-            made: Mutex::default(),
-            open: Mutex::default(),
-        }
+        Directories { bridge, blobs, made: Mutex::default(), open: Mutex::default() }
     }
 
     /// Makes sure that the leaf directory of `id` exists and survives a power cut.
     pub(crate) async fn ensure(&self, id: BlobId) -> Result<()> {
         let shard = id.shard();
-        if self
-            .made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&shard)
-        {
+        if self.made.lock().unwrap_or_else(PoisonError::into_inner).contains(&shard) {
             return Ok(());
         }
         let leaf = self.blobs.join(shard_path(shard));
@@ -59,10 +49,7 @@ impl Directories {
         // before it synced their parents.
         self.sync(&self.blobs).await?;
         self.sync(parent).await?;
-        self.made
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(shard);
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(shard);
         Ok(())
     }
 
@@ -73,11 +60,7 @@ impl Directories {
         let mut covered = group.covered.lock().await;
         match *covered {
             None => {
-                return Err(Error::io(
-                    "sync",
-                    path,
-                    std::io::Error::other("an earlier sync of it failed"),
-                ));
+                return Err(Error::io("sync", path, std::io::Error::other("an earlier sync of it failed")));
             }
             Some(last) if last >= mine => return Ok(()),
             Some(_) => {}
@@ -98,27 +81,15 @@ impl Directories {
     }
 
     async fn group(&self, path: &Path) -> Result<Arc<Group>> {
-        if let Some(group) = self
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(path)
-        {
+        if let Some(group) = self.open.lock().unwrap_or_else(PoisonError::into_inner).get(path) {
             return Ok(Arc::clone(group));
         }
         let directory = self.bridge.open(path, How::Directory).await?;
-        let group = Group {
-            directory,
-            requested: AtomicU64::new(0),
-            covered: tokio::sync::Mutex::new(Some(0)),
-        };
+        let group = Group { directory, requested: AtomicU64::new(0), covered: tokio::sync::Mutex::new(Some(0)) };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= OPEN_DIRECTORIES_MAX {
             open.retain(|_, group| Arc::strong_count(group) > 1);
         }
-        Ok(Arc::clone(
-            open.entry(path.to_owned())
-                .or_insert_with(|| Arc::new(group)),
-        ))
+        Ok(Arc::clone(open.entry(path.to_owned()).or_insert_with(|| Arc::new(group))))
     }
 }

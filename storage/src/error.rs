@@ -18,14 +18,8 @@ pub enum Error {
     #[error("data directory {} is in use by {}: stop that node or choose another --data", dir.display(), holder(*pid))]
     Locked { dir: PathBuf, pid: Option<u32> },
 
-    #[error(
-        "the precondition on {key} failed: the object {}",
-        current_state(current)
-    )]
-    PreconditionFailed {
-        key: String,
-        current: Option<[u8; 32]>,
-    },
+    #[error("the precondition on {key} failed: the object {}", current_state(current))]
+    PreconditionFailed { key: String, current: Option<[u8; 32]> },
 
     #[error("blob {0} is not stored here")]
     NoBlob(BlobId),
@@ -39,38 +33,23 @@ pub enum Error {
     Degraded { dir: PathBuf },
 
     #[error("could not {op} {}: {source}", path.display())]
-    Io {
-        op: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { op: &'static str, path: PathBuf, source: io::Error },
 
     #[error("catalog: {0}")]
     Catalog(#[source] rusqlite::Error),
 
     /// The catalog was written by a newer version.
     #[error("catalog {} has schema {found}, this version knows up to {known}: run the newer version again", path.display())]
-    CatalogTooNew {
-        path: PathBuf,
-        found: String,
-        known: String,
-    },
+    CatalogTooNew { path: PathBuf, found: String, known: String },
 
     #[error("the engine {engine} cannot run here: {reason}; use --engine auto or threads")]
-    EngineRefused {
-        engine: &'static str,
-        reason: String,
-    },
+    EngineRefused { engine: &'static str, reason: String },
 
     #[error("the store is closed")]
     Closed,
 
     #[error("{what} has {actual} bytes, the limit is {limit}")]
-    TooLarge {
-        what: String,
-        limit: u64,
-        actual: u64,
-    },
+    TooLarge { what: String, limit: u64, actual: u64 },
 
     /// A closure given to the catalog declined; its savepoint was rolled back.
     #[error("{0}")]
@@ -81,23 +60,13 @@ impl Error {
     /// Names a failed system call, telling a full volume from any other reason.
     pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Error {
         match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace {
-                op,
-                path: path.into(),
-            },
-            _ => Error::Io {
-                op,
-                path: path.into(),
-                source,
-            },
+            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace { op, path: path.into() },
+            _ => Error::Io { op, path: path.into(), source },
         }
     }
 
     pub(crate) fn corrupt(path: &Path, detail: impl Into<String>) -> Error {
-        Error::Corrupt {
-            path: path.into(),
-            detail: detail.into(),
-        }
+        Error::Corrupt { path: path.into(), detail: detail.into() }
     }
 
     pub(crate) fn is_not_found(&self) -> bool {
@@ -108,10 +77,9 @@ impl Error {
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
         match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => Error::NoSpace {
-                op: "write",
-                path: crate::limits::CATALOG_FILE.into(),
-            },
+            Some(rusqlite::ErrorCode::DiskFull) => {
+                Error::NoSpace { op: "write", path: crate::limits::CATALOG_FILE.into() }
+            }
             _ => Error::Catalog(error),
         }
     }
@@ -126,10 +94,7 @@ fn holder(pid: Option<u32>) -> String {
 
 fn current_state(current: &Option<[u8; 32]>) -> String {
     match current {
-        Some(hash) => format!(
-            "exists with blake3 {}",
-            blake3::Hash::from_bytes(*hash).to_hex()
-        ),
+        Some(hash) => format!("exists with blake3 {}", blake3::Hash::from_bytes(*hash).to_hex()),
         None => "does not exist".into(),
     }
 }
@@ -144,9 +109,6 @@ mod tests {
         let full = Error::io("write", path, io::Error::from_raw_os_error(libc::ENOSPC));
         assert!(matches!(full, Error::NoSpace { op: "write", .. }), "{full}");
         let broken = Error::io("write", path, io::Error::from_raw_os_error(libc::EIO));
-        assert!(
-            broken.to_string().starts_with("could not write /data/x: "),
-            "{broken}"
-        );
+        assert!(broken.to_string().starts_with("could not write /data/x: "), "{broken}");
     }
 }

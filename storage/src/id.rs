@@ -20,10 +20,7 @@ pub struct BlobIdError {
 }
 
 impl BlobId {
-    #[expect(
-        clippy::new_without_default,
-        reason = "two calls give two different ids"
-    )]
+    #[expect(clippy::new_without_default, reason = "two calls give two different ids")]
     pub fn new() -> BlobId {
         BlobId(Uuid::now_v7())
     }
@@ -35,9 +32,7 @@ impl BlobId {
 
     fn shard_time(self) -> u64 {
         let bytes = self.0.as_bytes();
-        bytes[..6]
-            .iter()
-            .fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
+        bytes[..6].iter().fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
     }
 
     /// Which of the 65,536 leaf directories holds the blob.
@@ -76,13 +71,10 @@ impl FromStr for BlobId {
     type Err = BlobIdError;
 
     fn from_str(text: &str) -> Result<BlobId, BlobIdError> {
-        let canonical =
-            text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let canonical = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         match Uuid::try_parse(text) {
             Ok(id) if canonical => Ok(BlobId(id)),
-            _ => Err(BlobIdError {
-                text: text.chars().take(64).collect(),
-            }),
+            _ => Err(BlobIdError { text: text.chars().take(64).collect() }),
         }
     }
 }
@@ -108,10 +100,7 @@ impl ToSql for BlobId {
 
 impl FromSql for BlobId {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<BlobId> {
-        value
-            .as_str()?
-            .parse()
-            .map_err(|e| FromSqlError::Other(Box::new(e)))
+        value.as_str()?.parse().map_err(|e| FromSqlError::Other(Box::new(e)))
     }
 }
 
@@ -125,22 +114,10 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text.len(), 32);
         assert_eq!(text.parse::<BlobId>().unwrap(), id);
-        assert_eq!(
-            serde_json::from_str::<BlobId>(&serde_json::to_string(&id).unwrap()).unwrap(),
-            id
-        );
-        for bad in [
-            "",
-            "../../etc/passwd",
-            &text
-                .to_uppercase()
-                .replace(|c: char| c.is_ascii_digit(), "A"),
-            &text[1..],
-        ] {
-            assert!(
-                bad.parse::<BlobId>().is_err(),
-                "{bad:?} was taken for a blob id"
-            );
+        assert_eq!(serde_json::from_str::<BlobId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
+        for bad in ["", "../../etc/passwd", &text.to_uppercase().replace(|c: char| c.is_ascii_digit(), "A"), &text[1..]]
+        {
+            assert!(bad.parse::<BlobId>().is_err(), "{bad:?} was taken for a blob id");
         }
     }
 
@@ -149,10 +126,7 @@ mod tests {
         let id: BlobId = "018f1234abcd7000800000000000000a".parse().unwrap();
         let next: BlobId = "018f1234ffff7000800000000000000b".parse().unwrap();
         let later: BlobId = "018f12350000700080000000000000ff".parse().unwrap();
-        assert_eq!(
-            id.relative_path(),
-            PathBuf::from("12/34/018f1234abcd7000800000000000000a")
-        );
+        assert_eq!(id.relative_path(), PathBuf::from("12/34/018f1234abcd7000800000000000000a"));
         assert_eq!(id.shard(), next.shard());
         assert_ne!(id.shard(), later.shard());
     }

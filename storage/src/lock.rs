@@ -29,39 +29,21 @@ impl DirLock {
             let path = path.clone();
             move |e| Error::io(op, &path, e)
         };
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(fail("open"))?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail("open"))?;
         let mut owner = String::new();
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                (&file)
-                    .take(32)
-                    .read_to_string(&mut owner)
-                    .map_err(fail("read"))?;
-                return Err(Error::Locked {
-                    dir: dir.into(),
-                    pid: owner.trim().parse().ok(),
-                });
+                (&file).take(32).read_to_string(&mut owner).map_err(fail("read"))?;
+                return Err(Error::Locked { dir: dir.into(), pid: owner.trim().parse().ok() });
             }
             Err(e) => return Err(fail("lock")(e.into())),
         }
-        (&file)
-            .take(32)
-            .read_to_string(&mut owner)
-            .map_err(fail("read"))?;
+        (&file).take(32).read_to_string(&mut owner).map_err(fail("read"))?;
         let mut lock = DirLock { file };
-        lock.write(&format!("{}\n", std::process::id()))
-            .map_err(fail("write"))?;
-        Ok(Locked {
-            lock,
-            clean: owner.is_empty(),
-        })
+        lock.write(&format!("{}\n", std::process::id())).map_err(fail("write"))?;
+        Ok(Locked { lock, clean: owner.is_empty() })
     }
 
     /// Marks a clean stop. The lock itself goes with the descriptor.
@@ -95,9 +77,6 @@ mod tests {
         let second = DirLock::take(dir.path()).unwrap();
         assert!(second.clean);
         drop(second);
-        assert!(
-            !DirLock::take(dir.path()).unwrap().clean,
-            "the second owner went without a word"
-        );
+        assert!(!DirLock::take(dir.path()).unwrap().clean, "the second owner went without a word");
     }
 }

@@ -72,12 +72,7 @@ impl OpenBlob {
     pub(crate) fn new(volume: Arc<Volume>, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
         let words = footer.block_crcs.len().div_ceil(64);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
-        OpenBlob {
-            volume,
-            file: Some(file),
-            footer,
-            verified,
-        }
+        OpenBlob { volume, file: Some(file), footer, verified }
     }
 
     pub(crate) fn file(&self) -> &Arc<NamedFile> {
@@ -106,26 +101,16 @@ impl OpenBlob {
         let fits = |w: &Arc<Window>| w.range.start <= needed.start && needed.end <= w.range.end;
         let shared = match window.take().filter(fits) {
             Some(shared) => shared,
-            None => match self.map(
-                blocks.start
-                    ..blocks
-                        .end
-                        .max((blocks.start + ahead).min(self.footer.length)),
-            )? {
+            None => match self.map(blocks.start..blocks.end.max((blocks.start + ahead).min(self.footer.length)))? {
                 Some(new) => new,
                 None => return Ok(None),
             },
         };
-        let resident = shared
-            .is_resident(&needed)
-            .map_err(|e| Error::io("mincore", &self.file().path, e))?;
+        let resident = shared.is_resident(&needed).map_err(|e| Error::io("mincore", &self.file().path, e))?;
         let bytes = if resident {
             self.verify(&blocks, |block| &shared.map[shared.within(block)], false)?;
             let range = shared.within(range);
-            Some(Bytes::from_owner(Mapped {
-                window: Arc::clone(&shared),
-                range,
-            }))
+            Some(Bytes::from_owner(Mapped { window: Arc::clone(&shared), range }))
         } else {
             None
         };
@@ -141,11 +126,7 @@ impl OpenBlob {
         let blocks = self.whole_blocks(range);
         let len = (blocks.end - blocks.start) as usize;
         let buffer = self.volume.read_pool.take(len).await;
-        let buffer = self
-            .volume
-            .bridge
-            .read(self.file(), buffer, blocks.start, len)
-            .await?;
+        let buffer = self.volume.bridge.read(self.file(), buffer, blocks.start, len).await?;
         self.accept(buffer, &blocks, range)
     }
 
@@ -154,15 +135,8 @@ impl OpenBlob {
         let blocks = self.whole_blocks(range);
         let len = (blocks.end - blocks.start) as usize;
         let buffer = self.volume.read_pool.try_take(len)?;
-        let pending = self
-            .volume
-            .bridge
-            .try_read(self.file(), buffer, blocks.start, len)?;
-        Some(ColdRead {
-            pending,
-            blocks,
-            range: range.clone(),
-        })
+        let pending = self.volume.bridge.try_read(self.file(), buffer, blocks.start, len)?;
+        Some(ColdRead { pending, blocks, range: range.clone() })
     }
 
     pub(crate) async fn finish_cold(&self, read: ColdRead) -> Result<Bytes> {
@@ -173,37 +147,25 @@ impl OpenBlob {
     /// Checks whole blocks that came from the engine, and cuts out what was asked for.
     fn accept(&self, buffer: Buffer, blocks: &Range<u64>, range: &Range<u64>) -> Result<Bytes> {
         if (buffer.len() as u64) < blocks.end - blocks.start {
-            let detail = format!(
-                "the file ends at {}, before its footer's length",
-                blocks.start + buffer.len() as u64
-            );
+            let detail = format!("the file ends at {}, before its footer's length", blocks.start + buffer.len() as u64);
             return Err(Error::corrupt(&self.file().path, detail));
         }
         let data = buffer.as_slice();
-        let within =
-            |r: &Range<u64>| (r.start - blocks.start) as usize..(r.end - blocks.start) as usize;
+        let within = |r: &Range<u64>| (r.start - blocks.start) as usize..(r.end - blocks.start) as usize;
         self.verify(blocks, |block| &data[within(block)], true)?;
         self.volume.reads_cold.fetch_add(1, Relaxed);
         Ok(buffer.into_bytes(within(range)))
     }
 
     /// Compares the blocks' checksums, all of them when `again`, else those never checked before.
-    fn verify<'a>(
-        &self,
-        blocks: &Range<u64>,
-        bytes: impl Fn(&Range<u64>) -> &'a [u8],
-        again: bool,
-    ) -> Result<()> {
+    fn verify<'a>(&self, blocks: &Range<u64>, bytes: impl Fn(&Range<u64>) -> &'a [u8], again: bool) -> Result<()> {
         for block in block_indices(blocks) {
             let (word, bit) = (&self.verified[(block / 64) as usize], 1 << (block % 64));
             if !again && word.load(Relaxed) & bit != 0 {
                 continue;
             }
             let range = block_range(block, self.footer.length);
-            let (found, expected) = (
-                crc32c::crc32c(bytes(&range)),
-                self.footer.block_crcs[block as usize],
-            );
+            let (found, expected) = (crc32c::crc32c(bytes(&range)), self.footer.block_crcs[block as usize]);
             if found != expected {
                 let detail = format!(
                     "bytes {}..{} have crc32c {found:08x}, the footer says {expected:08x}",
@@ -217,9 +179,7 @@ impl OpenBlob {
     }
 
     fn is_verified(&self, blocks: &Range<u64>) -> bool {
-        block_indices(blocks).all(|block| {
-            self.verified[(block / 64) as usize].load(Relaxed) & (1 << (block % 64)) != 0
-        })
+        block_indices(blocks).all(|block| self.verified[(block / 64) as usize].load(Relaxed) & (1 << (block % 64)) != 0)
     }
 
     fn whole_blocks(&self, range: &Range<u64>) -> Range<u64> {
@@ -248,24 +208,14 @@ impl OpenBlob {
     fn map(&self, range: Range<u64>) -> Result<Option<Arc<Window>>> {
         let len = (range.end - range.start) as usize;
         let permits = len.div_ceil(PAGE_BYTES) as u32;
-        let Ok(permits) = Arc::clone(&self.volume.map_budget).try_acquire_many_owned(permits)
-        else {
+        let Ok(permits) = Arc::clone(&self.volume.map_budget).try_acquire_many_owned(permits) else {
             return Ok(None);
         };
         // SAFETY: blob files are never overwritten or truncated, only unlinked, so the mapped bytes
         // do not change under the shared reference (LOCK keeps other nodes away).
-        let map = unsafe {
-            MmapOptions::new()
-                .offset(range.start)
-                .len(len)
-                .map(&self.file().file)
-        };
+        let map = unsafe { MmapOptions::new().offset(range.start).len(len).map(&self.file().file) };
         let map = map.map_err(|e| Error::io("map", &self.file().path, e))?;
-        Ok(Some(Arc::new(Window {
-            map,
-            range,
-            _permits: permits,
-        })))
+        Ok(Some(Arc::new(Window { map, range, _permits: permits })))
     }
 }
 
@@ -296,13 +246,7 @@ impl Window {
         let mut pages = vec![0u8; len.div_ceil(PAGE_BYTES)];
         // SAFETY: `first..first + len` lies in the map (rounded up to its last page), and `pages`
         // has one byte for each of its pages.
-        let result = unsafe {
-            libc::mincore(
-                self.map.as_ptr().add(first).cast_mut().cast(),
-                len,
-                pages.as_mut_ptr(),
-            )
-        };
+        let result = unsafe { libc::mincore(self.map.as_ptr().add(first).cast_mut().cast(), len, pages.as_mut_ptr()) };
         if result != 0 {
             return Err(std::io::Error::last_os_error());
         }

@@ -34,8 +34,7 @@ const KINDS: [(OpKind, &str); 10] = [
 ];
 
 /// Upper bounds of the buckets of an operation's duration, in seconds; the last bucket is open.
-pub const OP_SECONDS_BUCKETS: [f64; 8] =
-    [0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025, 0.1, 1.0];
+pub const OP_SECONDS_BUCKETS: [f64; 8] = [0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025, 0.1, 1.0];
 
 #[derive(Default)]
 pub(crate) struct Counters {
@@ -100,9 +99,7 @@ impl Counters {
         let counter = &self.ops[kind as usize];
         counter.total.fetch_add(1, Relaxed);
         counter.errors.fetch_add(failed.into(), Relaxed);
-        counter
-            .nanoseconds
-            .fetch_add(took.as_nanos() as u64, Relaxed);
+        counter.nanoseconds.fetch_add(took.as_nanos() as u64, Relaxed);
         let bucket = OP_SECONDS_BUCKETS.partition_point(|bound| took.as_secs_f64() > *bound);
         counter.buckets[bucket].fetch_add(1, Relaxed);
     }

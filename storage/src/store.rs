@@ -60,11 +60,7 @@ struct OpenBlobs {
 
 impl Store {
     pub async fn open(options: StoreOptions) -> Result<Store> {
-        let StoreOptions {
-            dir,
-            engine,
-            node_migrations,
-        } = options;
+        let StoreOptions { dir, engine, node_migrations } = options;
         let opened = tokio::task::spawn_blocking(move || -> Result<_> {
             make_directories(&dir)?;
             let locked = DirLock::take(&dir)?;
@@ -89,9 +85,7 @@ impl Store {
             lock: Mutex::new(Some(lock)),
             closed: AtomicBool::new(false),
         };
-        Ok(Store {
-            inner: Arc::new(inner),
-        })
+        Ok(Store { inner: Arc::new(inner) })
     }
 
     pub fn engine(&self) -> EngineInfo {
@@ -109,12 +103,7 @@ impl Store {
     }
 
     /// Starts a blob whose partial file and journal survive, to be taken up by [`Store::resume`].
-    pub async fn create_journaled(
-        &self,
-        id: BlobId,
-        meta: BlobMeta,
-        note: Vec<u8>,
-    ) -> Result<BlobWriter> {
+    pub async fn create_journaled(&self, id: BlobId, meta: BlobMeta, note: Vec<u8>) -> Result<BlobWriter> {
         self.check_open()?;
         BlobWriter::create_journaled(&self.inner.volume, id, meta, note).await
     }
@@ -135,11 +124,7 @@ impl Store {
         let volume = &self.inner.volume;
         volume.bridge.unlink(&volume.partial_path(id)).await?;
         if !self.has_blob(id).await?
-            && volume
-                .bridge
-                .open(&volume.journal_path(id), crate::bridge::How::Read)
-                .await
-                .is_ok()
+            && volume.bridge.open(&volume.journal_path(id), crate::bridge::How::Read).await.is_ok()
         {
             // Sealed without a commit: the journal is what keeps it from being an orphan.
             volume.bridge.unlink(&volume.blob_path(id)).await?;
@@ -162,8 +147,7 @@ impl Store {
     ) -> Result<T> {
         self.check_open()?;
         let store = self.clone();
-        self.to_the_end(async move { store.commit_all(sealed, f).await })
-            .await
+        self.to_the_end(async move { store.commit_all(sealed, f).await }).await
     }
 
     async fn commit_all<T: Send + 'static>(
@@ -182,14 +166,12 @@ impl Store {
             })
             .collect();
         let committed = self.inner.catalog.write(move |tx| {
-            rows.iter()
-                .try_for_each(|row| objects::insert_blob(tx, row))?;
+            rows.iter().try_for_each(|row| objects::insert_blob(tx, row))?;
             f(tx)
         });
         match committed.await {
             Ok(value) => {
-                let journals: Vec<PathBuf> =
-                    sealed.into_iter().flat_map(SealedBlob::committed).collect();
+                let journals: Vec<PathBuf> = sealed.into_iter().flat_map(SealedBlob::committed).collect();
                 self.inner.volume.remove_files(&journals).await;
                 Ok(value)
             }
@@ -212,8 +194,7 @@ impl Store {
         self.to_the_end(async move {
             let removed = store.inner.catalog.write(move |tx| {
                 let (value, ids) = f(tx)?;
-                ids.iter()
-                    .try_for_each(|id| objects::delete_blob(tx, *id))?;
+                ids.iter().try_for_each(|id| objects::delete_blob(tx, *id))?;
                 Ok((value, ids))
             });
             let (value, ids) = removed.await?;
@@ -224,12 +205,7 @@ impl Store {
     }
 
     /// Stores a sealed blob under a key. The blob it replaces is removed.
-    pub async fn put_object(
-        &self,
-        key: &Key,
-        sealed: SealedBlob,
-        if_: Precondition,
-    ) -> Result<PutOutcome> {
+    pub async fn put_object(&self, key: &Key, sealed: SealedBlob, if_: Precondition) -> Result<PutOutcome> {
         self.check_open()?;
         let (store, key, id) = (self.clone(), key.clone(), sealed.id);
         self.to_the_end(async move {
@@ -243,10 +219,7 @@ impl Store {
 
     pub async fn object(&self, key: &Key) -> Result<Option<ObjectRecord>> {
         let key = key.clone();
-        self.inner
-            .catalog
-            .read(move |connection| objects::get(connection, &key))
-            .await
+        self.inner.catalog.read(move |connection| objects::get(connection, &key)).await
     }
 
     /// Deletes an object; false when there was none.
@@ -260,18 +233,10 @@ impl Store {
     }
 
     /// Objects by key bytes, at most 10,000 at a time.
-    pub async fn list_objects(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<ObjectRecord>> {
+    pub async fn list_objects(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<ObjectRecord>> {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         let limit = limit.min(LIST_MAX);
-        self.inner
-            .catalog
-            .read(move |connection| objects::list(connection, &prefix, after.as_deref(), limit))
-            .await
+        self.inner.catalog.read(move |connection| objects::list(connection, &prefix, after.as_deref(), limit)).await
     }
 
     pub async fn open_blob(&self, id: BlobId) -> Result<BlobReader> {
@@ -293,11 +258,8 @@ impl Store {
         let Inner { volume, .. } = &*self.inner;
         let counters = volume.bridge.counters();
         let disk = rustix::fs::statvfs(&volume.dir).ok();
-        let disk_bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| {
-            disk.as_ref().map_or(0, |d| blocks(d) * d.f_frsize)
-        };
-        let mapped_pages =
-            limits::MAP_BUDGET_BYTES / PAGE_BYTES - volume.map_budget.available_permits();
+        let disk_bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| disk.as_ref().map_or(0, |d| blocks(d) * d.f_frsize);
+        let mapped_pages = limits::MAP_BUDGET_BYTES / PAGE_BYTES - volume.map_budget.available_permits();
         StoreStats {
             engine: volume.bridge.info().name,
             inflight: volume.bridge.inflight() as u64,
@@ -324,46 +286,28 @@ impl Store {
         if self.inner.closed.swap(true, AcqRel) {
             return Ok(());
         }
-        let Inner {
-            volume, catalog, ..
-        } = &*self.inner;
+        let Inner { volume, catalog, .. } = &*self.inner;
         volume.settle().await;
         catalog.close().await;
         drop(self.open_blobs(std::mem::take));
         volume.bridge.close().await;
-        let lock = self
-            .inner
-            .lock
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let lock = self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut lock) = lock {
-            lock.mark_clean()
-                .map_err(|e| Error::io("mark", &volume.dir.join("LOCK"), e))?;
+            lock.mark_clean().map_err(|e| Error::io("mark", &volume.dir.join("LOCK"), e))?;
         }
         Ok(())
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.inner.closed.load(Acquire) {
-            Err(Error::Closed)
-        } else {
-            Ok(())
-        }
+        if self.inner.closed.load(Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
     async fn has_blob(&self, id: BlobId) -> Result<bool> {
-        self.inner
-            .catalog
-            .read(move |connection| objects::has_blob(connection, id))
-            .await
+        self.inner.catalog.read(move |connection| objects::has_blob(connection, id)).await
     }
 
     /// Runs to the end even when the caller goes away.
-    async fn to_the_end<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
+    async fn to_the_end<T: Send + 'static>(&self, task: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
         match self.inner.volume.spawn(task).await {
             Ok(result) => result,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
@@ -382,11 +326,7 @@ impl Store {
 
     /// The lock is held for a few instructions; what `f` returns is dropped outside it.
     fn open_blobs<T>(&self, f: impl FnOnce(&mut OpenBlobs) -> T) -> T {
-        f(&mut self
-            .inner
-            .open_blobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.inner.open_blobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -406,11 +346,7 @@ impl OpenBlobs {
     fn put(&mut self, reader: BlobReader) -> Option<BlobReader> {
         let same = self.take(reader.id());
         self.readers.push_back(reader);
-        if self.readers.len() > OPEN_BLOBS_MAX {
-            self.readers.pop_front()
-        } else {
-            same
-        }
+        if self.readers.len() > OPEN_BLOBS_MAX { self.readers.pop_front() } else { same }
     }
 }
 

@@ -26,10 +26,7 @@ pub(crate) async fn partials(volume: &Volume, catalog: &Catalog) -> Result<()> {
     let mut committed = HashSet::new();
     for id in &journaled {
         let id = *id;
-        if catalog
-            .read(move |connection| objects::has_blob(connection, id))
-            .await?
-        {
+        if catalog.read(move |connection| objects::has_blob(connection, id)).await? {
             committed.insert(id);
         }
     }
@@ -43,10 +40,7 @@ pub(crate) async fn partials(volume: &Volume, catalog: &Catalog) -> Result<()> {
         }
     }
     if !debris.is_empty() {
-        tracing::info!(
-            files = debris.len(),
-            "removing what the last run left half written"
-        );
+        tracing::info!(files = debris.len(), "removing what the last run left half written");
         volume.remove_files(&debris).await;
     }
     Ok(())
@@ -54,11 +48,8 @@ pub(crate) async fn partials(volume: &Volume, catalog: &Catalog) -> Result<()> {
 
 /// The journaled partials.
 pub(crate) async fn journaled(volume: &Volume) -> Result<Vec<BlobId>> {
-    let mut ids: Vec<BlobId> = names(volume.dir.join("partial"))
-        .await?
-        .iter()
-        .filter_map(|name| journal_of(name))
-        .collect();
+    let mut ids: Vec<BlobId> =
+        names(volume.dir.join("partial")).await?.iter().filter_map(|name| journal_of(name)).collect();
     ids.sort();
     Ok(ids)
 }
@@ -99,10 +90,7 @@ async fn sweep_blobs(volume: &Volume, catalog: &Catalog) -> Result<usize> {
 
 async fn remove_unknown(volume: &Volume, catalog: &Catalog, ids: Vec<BlobId>) -> Result<usize> {
     // In this order: a blob leaves the unacknowledged only after its row is there.
-    let candidates: Vec<BlobId> = ids
-        .into_iter()
-        .filter(|id| !volume.is_unacknowledged(*id))
-        .collect();
+    let candidates: Vec<BlobId> = ids.into_iter().filter(|id| !volume.is_unacknowledged(*id)).collect();
     let unknown = catalog.read(move |connection| {
         let mut unknown = Vec::new();
         for id in candidates {
@@ -112,11 +100,7 @@ async fn remove_unknown(volume: &Volume, catalog: &Catalog, ids: Vec<BlobId>) ->
         }
         Ok(unknown)
     });
-    let paths: Vec<PathBuf> = unknown
-        .await?
-        .into_iter()
-        .map(|id| volume.blob_path(id))
-        .collect();
+    let paths: Vec<PathBuf> = unknown.await?.into_iter().map(|id| volume.blob_path(id)).collect();
     volume.remove_files(&paths).await;
     Ok(paths.len())
 }

@@ -83,13 +83,7 @@ impl Volume {
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.is_degraded() {
-            Err(Error::Degraded {
-                dir: self.dir.clone(),
-            })
-        } else {
-            Ok(())
-        }
+        if self.is_degraded() { Err(Error::Degraded { dir: self.dir.clone() }) } else { Ok(()) }
     }
 
     /// Syncs a file's data. The failure of a sync is final: the kernel may have thrown away what it
@@ -113,12 +107,7 @@ impl Volume {
     }
 
     /// Writes `bytes` at `offset` through buffers of the pool, one after the other.
-    pub(crate) async fn write_all(
-        &self,
-        file: &Arc<NamedFile>,
-        bytes: &[u8],
-        offset: u64,
-    ) -> Result<()> {
+    pub(crate) async fn write_all(&self, file: &Arc<NamedFile>, bytes: &[u8], offset: u64) -> Result<()> {
         let mut at = offset;
         for piece in bytes.chunks(limits::BATCH_BYTES_MAX) {
             let mut buffer = self.write_pool.take(piece.len()).await;
@@ -130,10 +119,7 @@ impl Volume {
     }
 
     pub(crate) fn set_unacknowledged(&self, id: BlobId, unacknowledged: bool) {
-        let mut ids = self
-            .unacknowledged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner);
         if unacknowledged {
             ids.insert(id);
         } else {
@@ -142,10 +128,7 @@ impl Volume {
     }
 
     pub(crate) fn is_unacknowledged(&self, id: BlobId) -> bool {
-        self.unacknowledged
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&id)
+        self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     /// Runs `task` to its end whatever becomes of the caller. Without a runtime (the process is

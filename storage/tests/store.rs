@@ -5,9 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::{collect, files_below, open, pattern, put, store_bytes};
 use futures_util::StreamExt;
-use reelring_storage::{
-    BlobId, BlobMeta, EngineChoice, Error, Key, Precondition, Store, StoreOptions, limits,
-};
+use reelring_storage::{BlobId, BlobMeta, EngineChoice, Error, Key, Precondition, Store, StoreOptions, limits};
 
 const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Threads];
 
@@ -17,16 +15,7 @@ async fn what_was_put_comes_back_whatever_its_size() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), engine).await;
         let block = limits::BLOCK_BYTES;
-        for size in [
-            0,
-            1,
-            4095,
-            block - 1,
-            block,
-            block + 1,
-            3 * block,
-            5_000_000,
-        ] {
+        for size in [0, 1, 4095, block - 1, block, block + 1, 3 * block, 5_000_000] {
             let data = pattern(size);
             let key = Key::parse(&format!("size/{size}")).unwrap();
             let outcome = put(&store, &key, &data).await;
@@ -36,22 +25,11 @@ async fn what_was_put_comes_back_whatever_its_size() {
             let reader = store.open_blob(outcome.record.blob).await.unwrap();
             assert_eq!(reader.len(), size as u64);
             assert_eq!(reader.footer().key(), Some(key.as_str()));
-            assert!(
-                collect(reader.stream(0..u64::MAX)).await == data,
-                "{size} bytes on {engine}"
-            );
-            for (offset, len) in [
-                (0, 10),
-                (size as u64 / 2, 70_000),
-                (size as u64, 5),
-                (u64::MAX, 5),
-            ] {
+            assert!(collect(reader.stream(0..u64::MAX)).await == data, "{size} bytes on {engine}");
+            for (offset, len) in [(0, 10), (size as u64 / 2, 70_000), (size as u64, 5), (u64::MAX, 5)] {
                 let end = size.min((offset as usize).saturating_add(len));
                 let expected = &data[end.min(offset as usize)..end];
-                assert!(
-                    reader.read(offset, len).await.unwrap() == expected,
-                    "{offset}+{len} of {size}"
-                );
+                assert!(reader.read(offset, len).await.unwrap() == expected, "{offset}+{len} of {size}");
             }
         }
         store.close().await.unwrap();
@@ -74,10 +52,7 @@ async fn a_reopened_store_reads_from_the_disk_and_verifies() {
         let reader = store.open_blob(record.blob).await.unwrap();
         assert!(collect(reader.stream(1_000..2_999_999)).await == data[1_000..2_999_999]);
         let stats = store.stats();
-        assert!(
-            stats.reads_reactor_total > 0,
-            "nothing was read through the engine"
-        );
+        assert!(stats.reads_reactor_total > 0, "nothing was read through the engine");
         store.close().await.unwrap();
     }
 }
@@ -100,10 +75,7 @@ async fn a_flipped_byte_is_never_served() {
             }
             let store = open(dir.path(), engine).await;
             let reader = store.open_blob(record.blob).await.unwrap();
-            assert!(
-                reader.read(0, 1000).await.unwrap() == data[..1000],
-                "the block before is whole"
-            );
+            assert!(reader.read(0, 1000).await.unwrap() == data[..1000], "the block before is whole");
             let error = reader.read(299_000, 10).await.unwrap_err();
             assert!(matches!(error, Error::Corrupt { .. }), "{error}");
             let mut served = Vec::new();
@@ -125,9 +97,7 @@ async fn a_flipped_byte_is_never_served() {
 async fn a_damaged_footer_is_a_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let record = put(&store, &Key::parse("k").unwrap(), &pattern(1000))
-        .await
-        .record;
+    let record = put(&store, &Key::parse("k").unwrap(), &pattern(1000)).await.record;
     store.close().await.unwrap();
     let path = files_below(&dir.path().join("blobs")).pop().unwrap();
     let whole = std::fs::read(&path).unwrap();
@@ -140,11 +110,7 @@ async fn a_damaged_footer_is_a_clear_error() {
         }
         std::fs::write(&path, bytes).unwrap();
         let store = open(dir.path(), EngineChoice::Auto).await;
-        let error = store
-            .open_blob(record.blob)
-            .await
-            .err()
-            .expect("a damaged footer was accepted");
+        let error = store.open_blob(record.blob).await.err().expect("a damaged footer was accepted");
         assert!(matches!(error, Error::Corrupt { .. }), "{damage}: {error}");
         store.close().await.unwrap();
     }
@@ -159,14 +125,8 @@ async fn replacing_and_deleting_remove_the_files() {
     let reader = store.open_blob(first.blob).await.unwrap();
     let second = put(&store, &key, b"second").await;
     assert!(!second.created);
-    assert_eq!(
-        reader.read(0, 10).await.unwrap(),
-        "first",
-        "an open reader keeps its bytes"
-    );
-    assert!(
-        matches!(store.open_blob(first.blob).await, Err(Error::NoBlob(id)) if id == first.blob)
-    );
+    assert_eq!(reader.read(0, 10).await.unwrap(), "first", "an open reader keeps its bytes");
+    assert!(matches!(store.open_blob(first.blob).await, Err(Error::NoBlob(id)) if id == first.blob));
     assert_eq!(files_below(&dir.path().join("blobs")).len(), 1);
     assert!(store.delete_object(&key, Precondition::None).await.unwrap());
     assert!(!store.delete_object(&key, Precondition::None).await.unwrap());
@@ -183,10 +143,7 @@ async fn preconditions_hold_or_leave_nothing() {
         let (store, key) = (&store, &key);
         async move {
             let sealed = store_bytes(store, b"other").await;
-            let error = store
-                .put_object(key, sealed, if_)
-                .await
-                .expect_err("the precondition was ignored");
+            let error = store.put_object(key, sealed, if_).await.expect_err("the precondition was ignored");
             assert!(matches!(error, Error::PreconditionFailed { .. }), "{error}");
         }
     };
@@ -195,19 +152,11 @@ async fn preconditions_hold_or_leave_nothing() {
     assert_eq!(files_below(&dir.path().join("blobs")).len(), 0);
     let hash = {
         let sealed = store_bytes(&store, b"one").await;
-        store
-            .put_object(&key, sealed, Precondition::IfNoneMatchAny)
-            .await
-            .unwrap()
-            .record
-            .blake3
+        store.put_object(&key, sealed, Precondition::IfNoneMatchAny).await.unwrap().record.blake3
     };
     refused(Precondition::IfNoneMatchAny).await;
     let sealed = store_bytes(&store, b"two").await;
-    store
-        .put_object(&key, sealed, Precondition::IfMatch(vec![[1; 32], hash]))
-        .await
-        .unwrap();
+    store.put_object(&key, sealed, Precondition::IfMatch(vec![[1; 32], hash])).await.unwrap();
     assert_eq!(files_below(&dir.path().join("blobs")).len(), 1);
 }
 
@@ -215,19 +164,7 @@ async fn preconditions_hold_or_leave_nothing() {
 async fn listing_is_by_prefix_in_byte_order_and_pages() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let mut keys = [
-        "a",
-        "a/1",
-        "a/10",
-        "a/2",
-        "a%",
-        "a_",
-        "b",
-        "é",
-        "a/\u{10ffff}",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    let mut keys = ["a", "a/1", "a/10", "a/2", "a%", "a_", "b", "é", "a/\u{10ffff}"].map(str::to_owned).to_vec();
     for key in &keys {
         put(&store, &Key::parse(key).unwrap(), b"x").await;
     }
@@ -237,35 +174,19 @@ async fn listing_is_by_prefix_in_byte_order_and_pages() {
         records.into_iter().map(|r| r.key.into()).collect()
     };
     assert_eq!(list("", None, 100).await, keys);
-    assert_eq!(
-        list("a/", None, 100).await,
-        ["a/1", "a/10", "a/2", "a/\u{10ffff}"]
-    );
+    assert_eq!(list("a/", None, 100).await, ["a/1", "a/10", "a/2", "a/\u{10ffff}"]);
     assert_eq!(list("a/", Some("a/1"), 2).await, ["a/10", "a/2"]);
     assert_eq!(list("a/", Some("a"), 1).await, ["a/1"]);
     assert_eq!(list("a/", Some("b"), 10).await, [""; 0]);
-    assert_eq!(
-        list("a_", None, 10).await,
-        ["a_"],
-        "a wildcard of LIKE is an ordinary character"
-    );
+    assert_eq!(list("a_", None, 10).await, ["a_"], "a wildcard of LIKE is an ordinary character");
 }
 
 #[tokio::test]
 async fn dropped_and_aborted_writers_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let mut dropped = store
-        .create(BlobMeta {
-            length_hint: Some(8_000_000),
-            ..Default::default()
-        })
-        .await
-        .unwrap();
-    dropped
-        .write(Bytes::from(pattern(4_000_000)))
-        .await
-        .unwrap();
+    let mut dropped = store.create(BlobMeta { length_hint: Some(8_000_000), ..Default::default() }).await.unwrap();
+    dropped.write(Bytes::from(pattern(4_000_000))).await.unwrap();
     let aborted = store.create(BlobMeta::default()).await.unwrap();
     let sealed = store_bytes(&store, b"never committed").await;
     assert_eq!(files_below(&dir.path().join("partial")).len(), 2);
@@ -273,41 +194,23 @@ async fn dropped_and_aborted_writers_leave_nothing() {
     drop((dropped, sealed));
     aborted.abort().await;
     store.close().await.unwrap();
-    assert_eq!(
-        files_below(&dir.path().join("partial")),
-        [] as [std::path::PathBuf; 0]
-    );
-    assert_eq!(
-        files_below(&dir.path().join("blobs")),
-        [] as [std::path::PathBuf; 0]
-    );
+    assert_eq!(files_below(&dir.path().join("partial")), [] as [std::path::PathBuf; 0]);
+    assert_eq!(files_below(&dir.path().join("blobs")), [] as [std::path::PathBuf; 0]);
 }
 
 #[tokio::test]
 async fn a_failed_commit_removes_its_blobs_and_a_successful_one_keeps_them() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let sealed = vec![
-        store_bytes(&store, b"a").await,
-        store_bytes(&store, b"b").await,
-    ];
-    let failed = store
-        .commit(sealed, |_| Err::<(), _>(Error::Rejected("no".into())))
-        .await;
+    let sealed = vec![store_bytes(&store, b"a").await, store_bytes(&store, b"b").await];
+    let failed = store.commit(sealed, |_| Err::<(), _>(Error::Rejected("no".into()))).await;
     assert!(matches!(failed, Err(Error::Rejected(_))));
     assert_eq!(files_below(&dir.path().join("blobs")).len(), 0);
 
-    let sealed = vec![
-        store_bytes(&store, b"a").await,
-        store_bytes(&store, b"b").await,
-    ];
+    let sealed = vec![store_bytes(&store, b"a").await, store_bytes(&store, b"b").await];
     let ids: Vec<BlobId> = sealed.iter().map(|blob| blob.id).collect();
-    let rows: i64 = store
-        .commit(sealed, |tx| {
-            Ok(tx.query_row("SELECT count(*) FROM blobs", [], |row| row.get(0))?)
-        })
-        .await
-        .unwrap();
+    let rows: i64 =
+        store.commit(sealed, |tx| Ok(tx.query_row("SELECT count(*) FROM blobs", [], |row| row.get(0))?)).await.unwrap();
     assert_eq!(rows, 2, "the closure sees the blobs' rows");
     store.remove(move |_| Ok(((), vec![ids[0]]))).await.unwrap();
     assert_eq!(files_below(&dir.path().join("blobs")).len(), 1);
@@ -319,58 +222,29 @@ async fn a_journaled_partial_goes_on_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let data = pattern(2_500_000);
         let id = BlobId::new();
-        let meta = BlobMeta {
-            key: Some("film".into()),
-            length_hint: Some(2_500_000),
-            ..Default::default()
-        };
+        let meta = BlobMeta { key: Some("film".into()), length_hint: Some(2_500_000), ..Default::default() };
         let store = open(dir.path(), engine).await;
-        let mut writer = store
-            .create_journaled(id, meta, b"start".to_vec())
-            .await
-            .unwrap();
-        writer
-            .write(Bytes::copy_from_slice(&data[..1_000_003]))
-            .await
-            .unwrap();
+        let mut writer = store.create_journaled(id, meta, b"start".to_vec()).await.unwrap();
+        writer.write(Bytes::copy_from_slice(&data[..1_000_003])).await.unwrap();
         assert_eq!(writer.checkpoint(b"one".to_vec()).await.unwrap(), 1_000_003);
-        writer
-            .write(Bytes::copy_from_slice(&data[1_000_003..1_700_000]))
-            .await
-            .unwrap();
+        writer.write(Bytes::copy_from_slice(&data[1_000_003..1_700_000])).await.unwrap();
         assert_eq!(writer.checkpoint(b"two".to_vec()).await.unwrap(), 1_700_000);
-        writer
-            .write(Bytes::copy_from_slice(&data[1_700_000..2_000_000]))
-            .await
-            .unwrap();
+        writer.write(Bytes::copy_from_slice(&data[1_700_000..2_000_000])).await.unwrap();
         drop(writer);
         store.close().await.unwrap();
 
         let store = open(dir.path(), engine).await;
         assert_eq!(store.journaled_partials().await.unwrap(), [id]);
-        let (mut writer, note) = store
-            .resume(id)
-            .await
-            .unwrap()
-            .expect("the partial survived");
+        let (mut writer, note) = store.resume(id).await.unwrap().expect("the partial survived");
         assert_eq!((writer.len(), &note[..]), (1_700_000, &b"two"[..]));
-        writer
-            .write(Bytes::copy_from_slice(&data[1_700_000..]))
-            .await
-            .unwrap();
+        writer.write(Bytes::copy_from_slice(&data[1_700_000..])).await.unwrap();
         let sealed = writer.seal().await.unwrap();
         assert_eq!(sealed.blake3, *blake3::hash(&data).as_bytes());
-        store
-            .put_object(&Key::parse("film").unwrap(), sealed, Precondition::None)
-            .await
-            .unwrap();
+        store.put_object(&Key::parse("film").unwrap(), sealed, Precondition::None).await.unwrap();
         assert_eq!(store.journaled_partials().await.unwrap(), []);
         let reader = store.open_blob(id).await.unwrap();
         assert!(collect(reader.stream(0..2_500_000)).await == data);
-        assert!(
-            store.resume(id).await.unwrap().is_none(),
-            "a committed blob is not resumed"
-        );
+        assert!(store.resume(id).await.unwrap().is_none(), "a committed blob is not resumed");
         store.close().await.unwrap();
     }
 }
@@ -381,10 +255,7 @@ async fn a_sealed_journaled_blob_without_a_commit_is_resumed() {
     let id = BlobId::new();
     let data = pattern(300_000);
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let mut writer = store
-        .create_journaled(id, BlobMeta::default(), vec![])
-        .await
-        .unwrap();
+    let mut writer = store.create_journaled(id, BlobMeta::default(), vec![]).await.unwrap();
     writer.write(Bytes::from(data.clone())).await.unwrap();
     writer.checkpoint(b"all".to_vec()).await.unwrap();
     let sealed = writer.seal().await.unwrap();
@@ -410,10 +281,7 @@ async fn a_damaged_partial_is_not_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let id = BlobId::new();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let mut writer = store
-        .create_journaled(id, BlobMeta::default(), vec![])
-        .await
-        .unwrap();
+    let mut writer = store.create_journaled(id, BlobMeta::default(), vec![]).await.unwrap();
     writer.write(Bytes::from(pattern(600_000))).await.unwrap();
     writer.checkpoint(vec![]).await.unwrap();
     drop(writer);
@@ -428,25 +296,12 @@ async fn a_damaged_partial_is_not_resumed() {
 async fn a_closed_store_refuses_and_its_directory_is_free_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let options = StoreOptions {
-        dir: dir.path().into(),
-        engine: EngineChoice::Auto,
-        node_migrations: &[],
-    };
-    assert!(matches!(
-        Store::open(options.clone()).await,
-        Err(Error::Locked { pid: Some(_), .. })
-    ));
+    let options = StoreOptions { dir: dir.path().into(), engine: EngineChoice::Auto, node_migrations: &[] };
+    assert!(matches!(Store::open(options.clone()).await, Err(Error::Locked { pid: Some(_), .. })));
     let clone = store.clone();
     store.close().await.unwrap();
-    assert!(matches!(
-        clone.create(BlobMeta::default()).await,
-        Err(Error::Closed)
-    ));
-    assert!(matches!(
-        clone.object(&Key::parse("k").unwrap()).await,
-        Err(Error::Closed)
-    ));
+    assert!(matches!(clone.create(BlobMeta::default()).await, Err(Error::Closed)));
+    assert!(matches!(clone.object(&Key::parse("k").unwrap()).await, Err(Error::Closed)));
     Store::open(options).await.unwrap().close().await.unwrap();
 }
 
@@ -454,23 +309,10 @@ async fn a_closed_store_refuses_and_its_directory_is_free_again() {
 async fn limits_are_named_in_errors() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let meta = BlobMeta {
-        length_hint: Some(limits::BLOB_BYTES_MAX + 1),
-        ..Default::default()
-    };
-    assert!(matches!(
-        store.create(meta).await,
-        Err(Error::TooLarge { .. })
-    ));
+    let meta = BlobMeta { length_hint: Some(limits::BLOB_BYTES_MAX + 1), ..Default::default() };
+    assert!(matches!(store.create(meta).await, Err(Error::TooLarge { .. })));
     let record = put(&store, &Key::parse("k").unwrap(), b"x").await.record;
     let reader = store.open_blob(record.blob).await.unwrap();
-    let error = reader
-        .read(0, limits::READ_MAX + 1)
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("1048577") && error.contains("1048576"),
-        "{error}"
-    );
+    let error = reader.read(0, limits::READ_MAX + 1).await.unwrap_err().to_string();
+    assert!(error.contains("1048577") && error.contains("1048576"), "{error}");
 }

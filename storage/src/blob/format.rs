@@ -21,9 +21,7 @@
 
 use std::ops::Range;
 
-use crate::limits::{
-    BLOB_BYTES_MAX, BLOCK_BYTES, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX, SEGMENT_TABLE_BYTES_MAX,
-};
+use crate::limits::{BLOB_BYTES_MAX, BLOCK_BYTES, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX, SEGMENT_TABLE_BYTES_MAX};
 
 const MAGIC: &[u8; 8] = b"REELBLOB";
 const VERSION: u32 = 1;
@@ -87,61 +85,37 @@ pub(crate) struct Trailer {
 impl Trailer {
     /// Reads the last bytes of a file of `file_bytes`.
     pub(crate) fn decode(bytes: &[u8; TRAILER_BYTES], file_bytes: u64) -> Result<Trailer, String> {
-        let word =
-            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         if &bytes[16..] != MAGIC {
-            return Err(
-                "the file does not end with a blob footer (truncated, or not a blob)".into(),
-            );
+            return Err("the file does not end with a blob footer (truncated, or not a blob)".into());
         }
         if word(4) != VERSION {
-            return Err(format!(
-                "footer version {}, this version reads {VERSION}",
-                word(4)
-            ));
+            return Err(format!("footer version {}, this version reads {VERSION}", word(4)));
         }
         if word(12) != 0 {
             return Err(format!("reserved footer field is {}, not 0", word(12)));
         }
         let body_bytes = u64::from(word(0));
         if body_bytes > BODY_BYTES_MAX || body_bytes + TRAILER_BYTES as u64 > file_bytes {
-            return Err(format!(
-                "a footer of {body_bytes} bytes in a file of {file_bytes}"
-            ));
+            return Err(format!("a footer of {body_bytes} bytes in a file of {file_bytes}"));
         }
-        Ok(Trailer {
-            body_bytes: body_bytes as usize,
-            crc: word(8),
-        })
+        Ok(Trailer { body_bytes: body_bytes as usize, crc: word(8) })
     }
 }
 
 impl Footer {
     pub fn key(&self) -> Option<&str> {
-        self.sections.iter().find_map(|s| {
-            if let Section::Key(key) = s {
-                Some(key.as_str())
-            } else {
-                None
-            }
-        })
+        self.sections.iter().find_map(|s| if let Section::Key(key) = s { Some(key.as_str()) } else { None })
     }
 
     pub fn content_type(&self) -> Option<&str> {
-        self.sections.iter().find_map(|s| {
-            if let Section::ContentType(t) = s {
-                Some(t.as_str())
-            } else {
-                None
-            }
-        })
+        self.sections.iter().find_map(|s| if let Section::ContentType(t) = s { Some(t.as_str()) } else { None })
     }
 
     /// Body and trailer, as they follow the object's bytes.
     pub fn encode(&self) -> Vec<u8> {
         debug_assert_eq!(self.block_crcs.len() as u64, block_count(self.length));
-        let mut out =
-            Vec::with_capacity(FIXED_BODY_BYTES + self.block_crcs.len() * 4 + 256 + TRAILER_BYTES);
+        let mut out = Vec::with_capacity(FIXED_BODY_BYTES + self.block_crcs.len() * 4 + 256 + TRAILER_BYTES);
         out.extend_from_slice(&self.length.to_le_bytes());
         out.extend_from_slice(&self.blake3);
         out.extend_from_slice(&(BLOCK_BYTES as u32).to_le_bytes());
@@ -166,45 +140,29 @@ impl Footer {
     }
 
     /// Decodes the body that `trailer` announced, for a file of `file_bytes`.
-    pub(crate) fn decode(
-        body: &[u8],
-        trailer: &Trailer,
-        file_bytes: u64,
-    ) -> Result<Footer, String> {
+    pub(crate) fn decode(body: &[u8], trailer: &Trailer, file_bytes: u64) -> Result<Footer, String> {
         let crc = crc32c::crc32c(body);
         let crc = crc32c::crc32c_append(crc, &(body.len() as u32).to_le_bytes());
         let crc = crc32c::crc32c_append(crc, &VERSION.to_le_bytes());
         if body.len() != trailer.body_bytes || crc != trailer.crc {
-            return Err(format!(
-                "footer checksum {crc:08x}, expected {:08x}",
-                trailer.crc
-            ));
+            return Err(format!("footer checksum {crc:08x}, expected {:08x}", trailer.crc));
         }
         let mut fields = Fields { rest: body };
         let length = u64::from_le_bytes(fields.take()?);
         let object_bytes = file_bytes - (body.len() + TRAILER_BYTES) as u64;
         if length != object_bytes {
-            return Err(format!(
-                "the footer says {length} bytes, the file holds {object_bytes}"
-            ));
+            return Err(format!("the footer says {length} bytes, the file holds {object_bytes}"));
         }
         let blake3 = fields.take()?;
         let block_bytes = u32::from_le_bytes(fields.take()?);
         if block_bytes as usize != BLOCK_BYTES {
-            return Err(format!(
-                "blocks of {block_bytes} bytes, expected {BLOCK_BYTES}"
-            ));
+            return Err(format!("blocks of {block_bytes} bytes, expected {BLOCK_BYTES}"));
         }
         let table = fields.take_slice(block_count(length) * 4)?;
-        let block_crcs = table
-            .chunks_exact(4)
-            .map(|c| u32::from_le_bytes(c.try_into().expect("four bytes")))
-            .collect();
+        let block_crcs = table.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))).collect();
         let count = u16::from_le_bytes(fields.take()?);
         if usize::from(count) > SECTIONS_MAX {
-            return Err(format!(
-                "{count} footer sections, the limit is {SECTIONS_MAX}"
-            ));
+            return Err(format!("{count} footer sections, the limit is {SECTIONS_MAX}"));
         }
         let mut sections = Vec::with_capacity(count.into());
         for _ in 0..count {
@@ -213,16 +171,8 @@ impl Footer {
             sections.push(Section::decode(tag, fields.take_slice(bytes.into())?)?);
         }
         match fields.rest {
-            [] => Ok(Footer {
-                length,
-                blake3,
-                block_crcs,
-                sections,
-            }),
-            rest => Err(format!(
-                "{} bytes after the last footer section",
-                rest.len()
-            )),
+            [] => Ok(Footer { length, blake3, block_crcs, sections }),
+            rest => Err(format!("{} bytes after the last footer section", rest.len())),
         }
     }
 }
@@ -240,20 +190,14 @@ impl Section {
     fn decode(tag: u16, bytes: &[u8]) -> Result<Section, String> {
         let text = |what: &str, limit: usize| match std::str::from_utf8(bytes) {
             Ok(text) if bytes.len() <= limit => Ok(text.to_owned()),
-            Ok(_) => Err(format!(
-                "{what} of {} bytes, the limit is {limit}",
-                bytes.len()
-            )),
+            Ok(_) => Err(format!("{what} of {} bytes, the limit is {limit}", bytes.len())),
             Err(_) => Err(format!("{what} is not UTF-8")),
         };
         Ok(match tag {
             TAG_KEY => Section::Key(text("key", KEY_BYTES_MAX)?),
             TAG_CONTENT_TYPE => Section::ContentType(text("content type", CONTENT_TYPE_BYTES_MAX)?),
             TAG_SEGMENT_TABLE => Section::SegmentTable(bytes.to_vec()),
-            tag => Section::Unknown {
-                tag,
-                bytes: bytes.to_vec(),
-            },
+            tag => Section::Unknown { tag, bytes: bytes.to_vec() },
         })
     }
 }
@@ -265,18 +209,12 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        Ok(self
-            .take_slice(N as u64)?
-            .try_into()
-            .expect("the slice has N bytes"))
+        Ok(self.take_slice(N as u64)?.try_into().expect("the slice has N bytes"))
     }
 
     fn take_slice(&mut self, count: u64) -> Result<&'a [u8], String> {
         if count > self.rest.len() as u64 {
-            return Err(format!(
-                "footer field of {count} bytes with {} left",
-                self.rest.len()
-            ));
+            return Err(format!("footer field of {count} bytes with {} left", self.rest.len()));
         }
         let (taken, rest) = self.rest.split_at(count as usize);
         self.rest = rest;
@@ -302,23 +240,12 @@ mod tests {
     }
 
     fn footers() -> impl Strategy<Value = Footer> {
-        (
-            0u64..40 * BLOCK_BYTES as u64,
-            any::<[u8; 32]>(),
-            any::<u32>(),
-            sections(),
+        (0u64..40 * BLOCK_BYTES as u64, any::<[u8; 32]>(), any::<u32>(), sections()).prop_map(
+            |(length, blake3, seed, sections)| {
+                let block_crcs = (0..block_count(length) as u32).map(|i| seed.wrapping_mul(i + 1)).collect();
+                Footer { length, blake3, block_crcs, sections }
+            },
         )
-            .prop_map(|(length, blake3, seed, sections)| {
-                let block_crcs = (0..block_count(length) as u32)
-                    .map(|i| seed.wrapping_mul(i + 1))
-                    .collect();
-                Footer {
-                    length,
-                    blake3,
-                    block_crcs,
-                    sections,
-                }
-            })
     }
 
     /// Decodes as the reader does: from the end of a file whose object has `object_bytes`.
@@ -366,12 +293,7 @@ mod tests {
 
     #[test]
     fn a_file_cut_before_the_footer_is_noticed() {
-        let footer = Footer {
-            length: 10,
-            blake3: [7; 32],
-            block_crcs: vec![1],
-            sections: vec![],
-        };
+        let footer = Footer { length: 10, blake3: [7; 32], block_crcs: vec![1], sections: vec![] };
         let error = decode(&footer.encode(), 9).unwrap_err();
         assert_eq!(error, "the footer says 10 bytes, the file holds 9");
     }
@@ -380,9 +302,6 @@ mod tests {
     fn the_last_block_is_short() {
         assert_eq!(block_count(0), 0);
         assert_eq!(block_count(BLOCK_BYTES as u64 + 1), 2);
-        assert_eq!(
-            block_range(1, BLOCK_BYTES as u64 + 1),
-            BLOCK_BYTES as u64..BLOCK_BYTES as u64 + 1
-        );
+        assert_eq!(block_range(1, BLOCK_BYTES as u64 + 1), BLOCK_BYTES as u64..BLOCK_BYTES as u64 + 1);
     }
 }

@@ -57,17 +57,8 @@ struct Meta {
 }
 
 pub(crate) fn encode_header(meta: &BlobMeta) -> Vec<u8> {
-    let BlobMeta {
-        key,
-        content_type,
-        length_hint,
-    } = meta.clone();
-    let meta = serde_json::to_vec(&Meta {
-        key,
-        content_type,
-        length_hint,
-    })
-    .expect("strings and numbers become JSON");
+    let BlobMeta { key, content_type, length_hint } = meta.clone();
+    let meta = serde_json::to_vec(&Meta { key, content_type, length_hint }).expect("strings and numbers become JSON");
     let mut out = Vec::with_capacity(HEADER_BYTES + meta.len());
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&VERSION.to_le_bytes());
@@ -99,39 +90,24 @@ impl Record<'_> {
 impl Journal {
     /// Reads the intact part. An error means that there is none: nothing was ever promised.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Journal, String> {
-        let word =
-            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         if bytes.len() < HEADER_BYTES || &bytes[..8] != MAGIC {
             return Err("not a journal".into());
         }
         if word(8) != VERSION {
-            return Err(format!(
-                "journal version {}, this version reads {VERSION}",
-                word(8)
-            ));
+            return Err(format!("journal version {}, this version reads {VERSION}", word(8)));
         }
         let (meta_bytes, meta_crc) = (word(12) as usize, word(16));
-        let Some(meta) = bytes
-            .get(HEADER_BYTES..)
-            .and_then(|rest| rest.get(..meta_bytes))
-        else {
+        let Some(meta) = bytes.get(HEADER_BYTES..).and_then(|rest| rest.get(..meta_bytes)) else {
             return Err("the journal's header is torn".into());
         };
         if crc32c::crc32c(meta) != meta_crc {
             return Err("the journal's header does not match its checksum".into());
         }
-        let Meta {
-            key,
-            content_type,
-            length_hint,
-        } = serde_json::from_slice(meta).map_err(|e| e.to_string())?;
+        let Meta { key, content_type, length_hint } = serde_json::from_slice(meta).map_err(|e| e.to_string())?;
         let start = HEADER_BYTES + meta_bytes;
         let mut journal = Journal {
-            meta: BlobMeta {
-                key,
-                content_type,
-                length_hint,
-            },
+            meta: BlobMeta { key, content_type, length_hint },
             durable: 0,
             block_crcs: Vec::new(),
             tail_crc: 0,
@@ -170,10 +146,7 @@ impl Journal {
         }
         self.durable = durable;
         self.tail_crc = tail_crc;
-        self.block_crcs.extend(
-            crcs.chunks_exact(4)
-                .map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))),
-        );
+        self.block_crcs.extend(crcs.chunks_exact(4).map(|c| u32::from_le_bytes(c.try_into().expect("four bytes"))));
         self.note = note.to_vec();
         Some(RECORD_HEAD_BYTES + payload_bytes)
     }
@@ -181,10 +154,7 @@ impl Journal {
     /// What the partial file must hold, block by block.
     pub(crate) fn expected_crc(&self, block: u64) -> u32 {
         debug_assert!(block < block_count(self.durable));
-        self.block_crcs
-            .get(block as usize)
-            .copied()
-            .unwrap_or(self.tail_crc)
+        self.block_crcs.get(block as usize).copied().unwrap_or(self.tail_crc)
     }
 }
 
@@ -195,11 +165,7 @@ mod tests {
     use super::*;
 
     fn meta() -> BlobMeta {
-        BlobMeta {
-            key: Some("a/b".into()),
-            content_type: None,
-            length_hint: Some(1 << 20),
-        }
+        BlobMeta { key: Some("a/b".into()), content_type: None, length_hint: Some(1 << 20) }
     }
 
     /// A journal with a record for each step of `steps` bytes, and where each record ends.
@@ -210,19 +176,9 @@ mod tests {
         for (i, step) in steps.iter().enumerate() {
             let before = durable / BLOCK_BYTES as u64;
             durable += u64::from(*step);
-            let crcs: Vec<u32> = (before..durable / BLOCK_BYTES as u64)
-                .map(|b| b as u32 * 3)
-                .collect();
+            let crcs: Vec<u32> = (before..durable / BLOCK_BYTES as u64).map(|b| b as u32 * 3).collect();
             let note = format!("note {i}");
-            bytes.extend(
-                Record {
-                    durable,
-                    new_block_crcs: &crcs,
-                    tail_crc: 9,
-                    note: note.as_bytes(),
-                }
-                .encode(),
-            );
+            bytes.extend(Record { durable, new_block_crcs: &crcs, tail_crc: 9, note: note.as_bytes() }.encode());
             ends.push((bytes.len(), durable));
         }
         (bytes, ends)
@@ -268,15 +224,7 @@ mod tests {
     fn a_record_that_goes_backwards_is_refused() {
         let mut bytes = encode_header(&meta());
         for durable in [100, 50] {
-            bytes.extend(
-                Record {
-                    durable,
-                    new_block_crcs: &[],
-                    tail_crc: 1,
-                    note: b"",
-                }
-                .encode(),
-            );
+            bytes.extend(Record { durable, new_block_crcs: &[], tail_crc: 1, note: b"" }.encode());
         }
         assert_eq!(Journal::decode(&bytes).unwrap().durable, 100);
     }

@@ -28,30 +28,20 @@ pub struct BlobMeta {
 impl BlobMeta {
     fn check(&self) -> Result<()> {
         let text = |what: &str, text: &Option<String>, limit: usize| match text {
-            Some(text) if text.len() > limit => Err(Error::TooLarge {
-                what: what.into(),
-                limit: limit as u64,
-                actual: text.len() as u64,
-            }),
+            Some(text) if text.len() > limit => {
+                Err(Error::TooLarge { what: what.into(), limit: limit as u64, actual: text.len() as u64 })
+            }
             _ => Ok(()),
         };
         text("the object key", &self.key, limits::KEY_BYTES_MAX)?;
-        text(
-            "the content type",
-            &self.content_type,
-            limits::CONTENT_TYPE_BYTES_MAX,
-        )?;
+        text("the content type", &self.content_type, limits::CONTENT_TYPE_BYTES_MAX)?;
         check_length(self.length_hint.unwrap_or(0))
     }
 }
 
 fn check_length(length: u64) -> Result<()> {
     if length > limits::BLOB_BYTES_MAX {
-        return Err(Error::TooLarge {
-            what: "the blob".into(),
-            limit: limits::BLOB_BYTES_MAX,
-            actual: length,
-        });
+        return Err(Error::TooLarge { what: "the blob".into(), limit: limits::BLOB_BYTES_MAX, actual: length });
     }
     Ok(())
 }

@@ -33,10 +33,7 @@ impl BlobReader {
             other => other?,
         };
         let footer = read_footer(volume, &file).await?;
-        Ok(BlobReader {
-            id,
-            blob: Arc::new(OpenBlob::new(Arc::clone(volume), file, footer)),
-        })
+        Ok(BlobReader { id, blob: Arc::new(OpenBlob::new(Arc::clone(volume), file, footer)) })
     }
 
     pub fn id(&self) -> BlobId {
@@ -65,11 +62,7 @@ impl BlobReader {
     pub async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         if len > READ_MAX {
             let what = format!("a read of blob {}", self.id);
-            return Err(Error::TooLarge {
-                what,
-                limit: READ_MAX as u64,
-                actual: len as u64,
-            });
+            return Err(Error::TooLarge { what, limit: READ_MAX as u64, actual: len as u64 });
         }
         let range = offset.min(self.len())..offset.saturating_add(len as u64).min(self.len());
         if range.is_empty() {
@@ -84,13 +77,7 @@ impl BlobReader {
     /// The bytes of `range` (cut to the blob's end) in order, with one chunk of read-ahead.
     pub fn stream(&self, range: Range<u64>) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
         let end = range.end.min(self.len());
-        let cursor = Cursor {
-            blob: Arc::clone(&self.blob),
-            at: range.start,
-            end,
-            window: None,
-            ahead: None,
-        };
+        let cursor = Cursor { blob: Arc::clone(&self.blob), at: range.start, end, window: None, ahead: None };
         futures_util::stream::try_unfold(cursor, |mut cursor| async move {
             Ok(cursor.next().await?.map(|bytes| (bytes, cursor)))
         })
@@ -164,18 +151,12 @@ impl Cursor {
 
 async fn read_footer(volume: &Volume, file: &Arc<NamedFile>) -> Result<Footer> {
     let corrupt = |detail: String| Error::corrupt(&file.path, detail);
-    let file_bytes = file
-        .file
-        .metadata()
-        .map_err(|e| Error::io("stat", &file.path, e))?
-        .len();
+    let file_bytes = file.file.metadata().map_err(|e| Error::io("stat", &file.path, e))?.len();
     // Most footers fit the first read: 64 KiB hold the checksums of 4 GiB.
     let guess = file_bytes.min(64 * 1024);
     let tail = read_exact(volume, file, file_bytes - guess, guess as usize).await?;
     let Some((before, trailer)) = tail.split_last_chunk::<TRAILER_BYTES>() else {
-        return Err(corrupt(format!(
-            "a file of {file_bytes} bytes has no blob footer"
-        )));
+        return Err(corrupt(format!("a file of {file_bytes} bytes has no blob footer")));
     };
     let trailer = Trailer::decode(trailer, file_bytes).map_err(corrupt)?;
     if let Some(start) = before.len().checked_sub(trailer.body_bytes) {
@@ -186,25 +167,14 @@ async fn read_footer(volume: &Volume, file: &Arc<NamedFile>) -> Result<Footer> {
     Footer::decode(&body, &trailer, file_bytes).map_err(corrupt)
 }
 
-async fn read_exact(
-    volume: &Volume,
-    file: &Arc<NamedFile>,
-    offset: u64,
-    len: usize,
-) -> Result<Vec<u8>> {
+async fn read_exact(volume: &Volume, file: &Arc<NamedFile>, offset: u64, len: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let want = (len - bytes.len()).min(BLOCK_BYTES);
         let buffer = volume.read_pool.take(want).await;
-        let buffer = volume
-            .bridge
-            .read(file, buffer, offset + bytes.len() as u64, want)
-            .await?;
+        let buffer = volume.bridge.read(file, buffer, offset + bytes.len() as u64, want).await?;
         if buffer.is_empty() {
-            return Err(Error::corrupt(
-                &file.path,
-                "the file became shorter while it was opened",
-            ));
+            return Err(Error::corrupt(&file.path, "the file became shorter while it was opened"));
         }
         bytes.extend_from_slice(buffer.as_slice());
     }

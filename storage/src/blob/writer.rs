@@ -22,8 +22,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{
-    BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, JOURNAL_BYTES_MAX,
-    JOURNAL_NOTE_BYTES_MAX,
+    BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, JOURNAL_BYTES_MAX, JOURNAL_NOTE_BYTES_MAX,
 };
 use crate::volume::Volume;
 
@@ -87,11 +86,7 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         if self.armed {
-            let (volume, paths, id) = (
-                Arc::clone(&self.volume),
-                std::mem::take(&mut self.paths),
-                self.id,
-            );
+            let (volume, paths, id) = (Arc::clone(&self.volume), std::mem::take(&mut self.paths), self.id);
             drop(self.volume.spawn(async move {
                 volume.remove_files(&paths).await;
                 volume.set_unacknowledged(id, false);
@@ -101,22 +96,13 @@ impl Drop for Files {
 }
 
 impl BlobWriter {
-    pub(crate) async fn create(
-        volume: &Arc<Volume>,
-        id: BlobId,
-        meta: BlobMeta,
-    ) -> Result<BlobWriter> {
+    pub(crate) async fn create(volume: &Arc<Volume>, id: BlobId, meta: BlobMeta) -> Result<BlobWriter> {
         meta.check()?;
         volume.check_writable()?;
         let path = volume.partial_path(id);
         // Armed before the file exists, so that a cancelled open leaves nothing behind. An open
         // that fails removes nothing but its own name: ids are never used twice.
-        let files = Files {
-            volume: Arc::clone(volume),
-            id,
-            paths: vec![path.clone()],
-            armed: true,
-        };
+        let files = Files { volume: Arc::clone(volume), id, paths: vec![path.clone()], armed: true };
         let file = volume.bridge.open(&path, How::CreateNew).await?;
         let mut writer = BlobWriter {
             volume: Arc::clone(volume),
@@ -148,11 +134,7 @@ impl BlobWriter {
         let file = volume.bridge.open(&path, How::CreateNew).await?;
         let header = journal::encode_header(&writer.meta);
         volume.write_all(&file, &header, 0).await?;
-        writer.journal = Some(JournalFile {
-            file,
-            bytes: header.len() as u64,
-            blocks_recorded: 0,
-        });
+        writer.journal = Some(JournalFile { file, bytes: header.len() as u64, blocks_recorded: 0 });
         writer.checkpoint(note).await?;
         volume.sync_directory(&volume.dir.join("partial")).await?;
         writer.files.armed = false;
@@ -161,10 +143,7 @@ impl BlobWriter {
 
     /// Takes up a journaled partial where its last intact record left it: cuts off what no record
     /// vouches for, and reads the rest again, which verifies it and rebuilds the hashes.
-    pub(crate) async fn resume(
-        volume: &Arc<Volume>,
-        id: BlobId,
-    ) -> Result<Option<(BlobWriter, Vec<u8>)>> {
+    pub(crate) async fn resume(volume: &Arc<Volume>, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
         volume.check_writable()?;
         let journal_path = volume.journal_path(id);
         let journal_file = match volume.bridge.open(&journal_path, How::Modify).await {
@@ -175,9 +154,7 @@ impl BlobWriter {
             Ok(journal) => journal,
             Err(reason) => {
                 tracing::warn!(%id, %reason, "dropping a partial whose journal never became whole");
-                volume
-                    .remove_files(&[volume.partial_path(id), journal_path])
-                    .await;
+                volume.remove_files(&[volume.partial_path(id), journal_path]).await;
                 return Ok(None);
             }
         };
@@ -188,10 +165,7 @@ impl BlobWriter {
                 let sealed = volume.blob_path(id);
                 match volume.bridge.rename(&sealed, &path).await {
                     Err(e) if e.is_not_found() => {
-                        return Err(Error::corrupt(
-                            &path,
-                            "the partial is gone, its journal is not: discard it",
-                        ));
+                        return Err(Error::corrupt(&path, "the partial is gone, its journal is not: discard it"));
                     }
                     other => other?,
                 }
@@ -202,12 +176,7 @@ impl BlobWriter {
         let hashes = rebuild(volume, &file, &journal).await?;
         volume.bridge.truncate(&file, journal.durable).await?;
         volume.bridge.truncate(&journal_file, journal.bytes).await?;
-        let files = Files {
-            volume: Arc::clone(volume),
-            id,
-            paths: vec![path, journal_path],
-            armed: false,
-        };
+        let files = Files { volume: Arc::clone(volume), id, paths: vec![path, journal_path], armed: false };
         let blocks_recorded = journal.block_crcs.len();
         let mut writer = BlobWriter {
             volume: Arc::clone(volume),
@@ -220,11 +189,7 @@ impl BlobWriter {
             allocated: 0,
             batch: None,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
-            journal: Some(JournalFile {
-                file: journal_file,
-                bytes: journal.bytes,
-                blocks_recorded,
-            }),
+            journal: Some(JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded }),
             failed: false,
         };
         writer.allocate().await?;
@@ -237,11 +202,7 @@ impl BlobWriter {
 
     /// Bytes taken so far.
     pub fn len(&self) -> u64 {
-        self.submitted
-            + self
-                .batch
-                .as_ref()
-                .map_or(0, |batch| batch.buffer.len() as u64)
+        self.submitted + self.batch.as_ref().map_or(0, |batch| batch.buffer.len() as u64)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -260,11 +221,7 @@ impl BlobWriter {
         }
         let limit = self.next_batch_bytes();
         let room_for_footer = self.footer_bytes_estimate();
-        let buffer = self
-            .volume
-            .write_pool
-            .take((limit + room_for_footer).min(BATCH_BYTES_MAX))
-            .await;
+        let buffer = self.volume.write_pool.take((limit + room_for_footer).min(BATCH_BYTES_MAX)).await;
         let limit = limit.min(buffer.capacity());
         self.batch = Some(Batch { buffer, limit });
         Ok(())
@@ -294,16 +251,9 @@ impl BlobWriter {
         self.volume.check_writable()?;
         if note.len() > JOURNAL_NOTE_BYTES_MAX {
             let (limit, actual) = (JOURNAL_NOTE_BYTES_MAX as u64, note.len() as u64);
-            return Err(Error::TooLarge {
-                what: "the journal note".into(),
-                limit,
-                actual,
-            });
+            return Err(Error::TooLarge { what: "the journal note".into(), limit, actual });
         }
-        assert!(
-            self.journal.is_some(),
-            "checkpoint of a blob without a journal"
-        );
+        assert!(self.journal.is_some(), "checkpoint of a blob without a journal");
         self.submit_batch().await?;
         self.drain().await?;
         self.failed = true;
@@ -316,9 +266,7 @@ impl BlobWriter {
             note: &note,
         }
         .encode();
-        self.volume
-            .write_all(&journal.file, &record, journal.bytes)
-            .await?;
+        self.volume.write_all(&journal.file, &record, journal.bytes).await?;
         self.volume.sync(&journal.file).await?;
         journal.bytes += record.len() as u64;
         journal.blocks_recorded = self.hashes.block_crcs.len();
@@ -339,8 +287,7 @@ impl BlobWriter {
             self.volume.bridge.truncate(&self.file, end).await?;
         }
         let volume = Arc::clone(&self.volume);
-        let (synced, made) =
-            tokio::join!(volume.sync(&self.file), volume.directories.ensure(self.id));
+        let (synced, made) = tokio::join!(volume.sync(&self.file), volume.directories.ensure(self.id));
         synced?;
         made?;
         let path = volume.blob_path(self.id);
@@ -348,13 +295,8 @@ impl BlobWriter {
         // Should this fail or be cancelled now, a plain blob goes under both its names, and a
         // journaled one stays: resuming finds it wherever it is.
         self.files.paths.push(path.clone());
-        volume
-            .bridge
-            .rename(&volume.partial_path(self.id), &path)
-            .await?;
-        volume
-            .sync_directory(path.parent().expect("a blob is in a directory"))
-            .await?;
+        volume.bridge.rename(&volume.partial_path(self.id), &path).await?;
+        volume.sync_directory(path.parent().expect("a blob is in a directory")).await?;
         self.files.armed = true;
         Ok(SealedBlob {
             id: self.id,
@@ -382,29 +324,18 @@ impl BlobWriter {
         let mut sections = Vec::new();
         sections.extend(self.meta.key.clone().map(Section::Key));
         sections.extend(self.meta.content_type.clone().map(Section::ContentType));
-        let footer = Footer {
-            length,
-            blake3,
-            block_crcs,
-            sections,
-        }
-        .encode();
+        let footer = Footer { length, blake3, block_crcs, sections }.encode();
         let offset = self.submitted;
         let mut rest = &footer[..];
         if let Some(Batch { mut buffer, .. }) = batch {
             let taken = buffer.fill(rest);
             rest = &rest[taken..];
-            self.in_flight
-                .push_back(self.volume.bridge.write(&self.file, buffer, offset).await?);
+            self.in_flight.push_back(self.volume.bridge.write(&self.file, buffer, offset).await?);
         }
         let at = length + (footer.len() - rest.len()) as u64;
         self.volume.write_all(&self.file, rest, at).await?;
         self.failed = false;
-        Ok(Tail {
-            length,
-            blake3,
-            encoded_bytes: footer.len() as u64,
-        })
+        Ok(Tail { length, blake3, encoded_bytes: footer.len() as u64 })
     }
 
     /// Hashes the batch and hands it to the engine.
@@ -415,11 +346,7 @@ impl BlobWriter {
         self.failed = true;
         self.hashes.update(batch.buffer.as_slice());
         let length = batch.buffer.len() as u64;
-        let pending = self
-            .volume
-            .bridge
-            .write(&self.file, batch.buffer, self.submitted)
-            .await?;
+        let pending = self.volume.bridge.write(&self.file, batch.buffer, self.submitted).await?;
         self.in_flight.push_back(pending);
         self.submitted += length;
         self.failed = false;
@@ -455,11 +382,7 @@ impl BlobWriter {
     /// Reserves the announced length and the footer, so that a full volume shows before the upload
     /// does. A blob of one batch is allocated in one piece anyway.
     async fn allocate(&mut self) -> Result<()> {
-        let Some(hint) = self
-            .meta
-            .length_hint
-            .filter(|hint| *hint > BATCH_BYTES_MAX as u64)
-        else {
+        let Some(hint) = self.meta.length_hint.filter(|hint| *hint > BATCH_BYTES_MAX as u64) else {
             return Ok(());
         };
         let bytes = hint + footer_bytes(&self.meta, hint);
@@ -471,17 +394,9 @@ impl BlobWriter {
     /// How much the next batch takes: small at first or when little is to come, and always so that
     /// it ends with a block.
     fn next_batch_bytes(&self) -> usize {
-        let full = if self.submitted == 0 {
-            BATCH_BYTES_FIRST
-        } else {
-            BATCH_BYTES_MAX
-        };
+        let full = if self.submitted == 0 { BATCH_BYTES_FIRST } else { BATCH_BYTES_MAX };
         let aligned = full - (self.submitted % BLOCK_BYTES as u64) as usize;
-        match self
-            .meta
-            .length_hint
-            .and_then(|hint| hint.checked_sub(self.submitted))
-        {
+        match self.meta.length_hint.and_then(|hint| hint.checked_sub(self.submitted)) {
             Some(rest) if rest > 0 && rest < aligned as u64 => rest as usize,
             _ => aligned,
         }
@@ -542,12 +457,7 @@ struct Hashes {
 
 impl Hashes {
     fn new() -> Hashes {
-        Hashes {
-            length: 0,
-            blake3: Box::new(blake3::Hasher::new()),
-            block_crcs: Vec::new(),
-            tail_crc: 0,
-        }
+        Hashes { length: 0, blake3: Box::new(blake3::Hasher::new()), block_crcs: Vec::new(), tail_crc: 0 }
     }
 
     /// Block by block, so that the second hash finds the bytes in the cache.
@@ -578,10 +488,7 @@ async fn read_journal(volume: &Volume, file: &Arc<NamedFile>) -> Result<Vec<u8>>
     let mut bytes = Vec::new();
     loop {
         let buffer = volume.read_pool.take(BLOCK_BYTES).await;
-        let buffer = volume
-            .bridge
-            .read(file, buffer, bytes.len() as u64, BLOCK_BYTES)
-            .await?;
+        let buffer = volume.bridge.read(file, buffer, bytes.len() as u64, BLOCK_BYTES).await?;
         bytes.extend_from_slice(buffer.as_slice());
         if buffer.len() < BLOCK_BYTES {
             return Ok(bytes);

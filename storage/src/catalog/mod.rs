@@ -66,31 +66,15 @@ impl Catalog {
         let (writes, write_requests) = Queue::new();
         let (reads, read_requests) = Queue::new();
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            let thread = thread::Builder::new()
-                .name(name.into())
-                .stack_size(1024 * 1024)
-                .spawn(body);
+            let thread = thread::Builder::new().name(name.into()).stack_size(1024 * 1024).spawn(body);
             thread.map_err(|e| Error::io("start the thread of", path, e))
         };
         let threads = vec![
-            spawn(
-                "reel-catalog",
-                Box::new(move || run_writes(writer, &write_requests)),
-            )?,
-            spawn(
-                "reel-cat-read",
-                Box::new(move || run_reads(&reader, &read_requests)),
-            )?,
+            spawn("reel-catalog", Box::new(move || run_writes(writer, &write_requests)))?,
+            spawn("reel-cat-read", Box::new(move || run_reads(&reader, &read_requests)))?,
         ];
         let threads = Mutex::new(threads);
-        Ok(Catalog {
-            inner: Arc::new(Inner {
-                writes,
-                reads,
-                closing: AtomicBool::new(false),
-                threads,
-            }),
-        })
+        Ok(Catalog { inner: Arc::new(Inner { writes, reads, closing: AtomicBool::new(false), threads }) })
     }
 
     /// Runs `f` in a transaction, which is durable when this returns. When `f` fails, what it did
@@ -100,11 +84,7 @@ impl Catalog {
         f: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (reply, result) = oneshot::channel();
-        let request = Write {
-            run: Some(f),
-            outcome: None,
-            reply,
-        };
+        let request = Write { run: Some(f), outcome: None, reply };
         self.send(&self.inner.writes, Box::new(request)).await?;
         result.await.unwrap_or(Err(Error::Closed))
     }
@@ -127,17 +107,11 @@ impl Catalog {
     }
 
     async fn send<R>(&self, queue: &Queue<R>, request: R) -> Result<()> {
-        let slot = Arc::clone(&queue.slots)
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Closed)?;
+        let slot = Arc::clone(&queue.slots).acquire_owned().await.map_err(|_| Error::Closed)?;
         if self.inner.closing.load(Acquire) {
             return Err(Error::Closed);
         }
-        queue
-            .sender
-            .try_send(Message::Run(request, slot))
-            .map_err(|_| Error::Closed)
+        queue.sender.try_send(Message::Run(request, slot)).map_err(|_| Error::Closed)
     }
 
     /// Answers what is queued, then checkpoints the log into the database and closes it.
@@ -151,17 +125,8 @@ impl Catalog {
         // Readers first: the last connection to close is the one that may checkpoint.
         drop(self.inner.reads.sender.try_send(Message::Stop));
         drop(self.inner.writes.sender.try_send(Message::Stop));
-        let threads = std::mem::take(
-            &mut *self
-                .inner
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        drop(
-            tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join())))
-                .await,
-        );
+        let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join()))).await);
     }
 }
 
@@ -169,13 +134,7 @@ impl<T> Queue<T> {
     fn new() -> (Queue<T>, Receiver<Message<T>>) {
         // One more than the slots: `Stop` finds room too.
         let (sender, receiver) = crossbeam_channel::bounded(CATALOG_QUEUE_MAX + 1);
-        (
-            Queue {
-                sender,
-                slots: Arc::new(Semaphore::new(CATALOG_QUEUE_MAX)),
-            },
-            receiver,
-        )
+        (Queue { sender, slots: Arc::new(Semaphore::new(CATALOG_QUEUE_MAX)) }, receiver)
     }
 }
 
@@ -210,9 +169,7 @@ impl<T: Send, F: FnOnce(&Transaction<'_>) -> Result<T> + Send> WriteRequest for 
 
     fn finish(self: Box<Self>, commit: Result<()>) {
         let outcome = self.outcome.unwrap_or(Err(Error::Closed));
-        let _ = self
-            .reply
-            .send(outcome.and_then(|value| commit.map(|()| value)));
+        let _ = self.reply.send(outcome.and_then(|value| commit.map(|()| value)));
     }
 }
 
@@ -220,16 +177,10 @@ impl<T: Send, F: FnOnce(&Transaction<'_>) -> Result<T> + Send> WriteRequest for 
 fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     let text = |panic: Box<dyn Any + Send>| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("no message")
-            .to_owned()
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
     };
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        Err(Error::Rejected(format!(
-            "a catalog request panicked: {}",
-            text(panic)
-        )))
-    })
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|panic| Err(Error::Rejected(format!("a catalog request panicked: {}", text(panic)))))
 }
 
 fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn WriteRequest>>>) {
@@ -265,10 +216,7 @@ fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn Wr
     }
 }
 
-fn commit(
-    connection: &mut Connection,
-    batch: &mut [Box<dyn WriteRequest>],
-) -> rusqlite::Result<()> {
+fn commit(connection: &mut Connection, batch: &mut [Box<dyn WriteRequest>]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let step = |sql| transaction.prepare_cached(sql)?.execute([]).map(drop);
     for request in batch {
@@ -310,20 +258,11 @@ mod tests {
     }
 
     async fn insert(catalog: &Catalog, n: i64) -> Result<()> {
-        catalog
-            .write(move |tx| {
-                Ok(tx
-                    .execute("INSERT INTO numbers VALUES (?1)", [n])
-                    .map(drop)?)
-            })
-            .await
+        catalog.write(move |tx| Ok(tx.execute("INSERT INTO numbers VALUES (?1)", [n]).map(drop)?)).await
     }
 
     async fn count(catalog: &Catalog) -> i64 {
-        catalog
-            .read(|c| Ok(c.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0))?))
-            .await
-            .unwrap()
+        catalog.read(|c| Ok(c.query_row("SELECT count(*) FROM numbers", [], |row| row.get(0))?)).await.unwrap()
     }
 
     #[tokio::test]
@@ -334,9 +273,7 @@ mod tests {
         let slow = {
             let catalog = catalog.clone();
             tokio::spawn(async move {
-                catalog
-                    .write(move |_| held.recv().map_err(|e| Error::Rejected(e.to_string())))
-                    .await
+                catalog.write(move |_| held.recv().map_err(|e| Error::Rejected(e.to_string()))).await
             })
         };
         let writes: Vec<_> = [1, 2, 2, 3, 1, 4]
@@ -370,11 +307,7 @@ mod tests {
         let panicked = catalog
             .write(|tx| {
                 tx.execute("INSERT INTO numbers VALUES (1)", [])?;
-                if tx.changes() == 1 {
-                    panic!("on purpose")
-                } else {
-                    Ok(())
-                }
+                if tx.changes() == 1 { panic!("on purpose") } else { Ok(()) }
             })
             .await;
         assert!(panicked.unwrap_err().to_string().contains("on purpose"));
@@ -390,9 +323,6 @@ mod tests {
         assert!(matches!(insert(&catalog, 2).await, Err(Error::Closed)));
         let left = std::fs::metadata(dir.path().join("c.sqlite-wal")).map_or(0, |m| m.len());
         assert_eq!(left, 0, "the log was not checkpointed");
-        assert_eq!(
-            count(&Catalog::open(&dir.path().join("c.sqlite"), SCRIPT).unwrap()).await,
-            1
-        );
+        assert_eq!(count(&Catalog::open(&dir.path().join("c.sqlite"), SCRIPT).unwrap()).await, 1);
     }
 }

@@ -54,14 +54,7 @@ impl Precondition {
             Precondition::IfNoneMatchAny => current.is_none(),
         };
         let current = current.map(|c| c.blake3);
-        if holds {
-            Ok(())
-        } else {
-            Err(Error::PreconditionFailed {
-                key: key.to_string(),
-                current,
-            })
-        }
+        if holds { Ok(()) } else { Err(Error::PreconditionFailed { key: key.to_string(), current }) }
     }
 }
 
@@ -69,34 +62,23 @@ const SELECT: &str = "SELECT o.key, o.blob, b.length, b.blake3, b.content_type, 
                       FROM objects o JOIN blobs b ON b.id = o.blob";
 
 pub(crate) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     since.as_millis() as i64
 }
 
 pub(crate) fn insert_blob(tx: &Transaction<'_>, row: &BlobRow) -> Result<()> {
     let sql = "INSERT INTO blobs (id, length, blake3, content_type, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-    tx.prepare_cached(sql)?.execute((
-        row.id,
-        row.length as i64,
-        row.blake3,
-        &row.content_type,
-        now_ms(),
-    ))?;
+    tx.prepare_cached(sql)?.execute((row.id, row.length as i64, row.blake3, &row.content_type, now_ms()))?;
     Ok(())
 }
 
 pub(crate) fn delete_blob(tx: &Transaction<'_>, id: BlobId) -> Result<()> {
-    tx.prepare_cached("DELETE FROM blobs WHERE id = ?1")?
-        .execute([id])?;
+    tx.prepare_cached("DELETE FROM blobs WHERE id = ?1")?.execute([id])?;
     Ok(())
 }
 
 pub(crate) fn has_blob(connection: &Connection, id: BlobId) -> Result<bool> {
-    Ok(connection
-        .prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?
-        .exists([id])?)
+    Ok(connection.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?.exists([id])?)
 }
 
 pub(crate) fn get(connection: &Connection, key: &Key) -> Result<Option<ObjectRecord>> {
@@ -116,35 +98,23 @@ pub(crate) fn put(
     precondition.check(key, current.as_ref())?;
     let sql = "INSERT INTO objects (key, blob, modified_ms) VALUES (?1, ?2, ?3)
                ON CONFLICT (key) DO UPDATE SET blob = excluded.blob, modified_ms = excluded.modified_ms";
-    tx.prepare_cached(sql)?
-        .execute((key.as_str(), blob, now_ms()))?;
+    tx.prepare_cached(sql)?.execute((key.as_str(), blob, now_ms()))?;
     let replaced = current.map(|c| c.blob);
     if let Some(replaced) = replaced {
         delete_blob(tx, replaced)?;
     }
     let record = get(tx, key)?.ok_or(Error::NoBlob(blob))?;
-    Ok((
-        PutOutcome {
-            record,
-            created: replaced.is_none(),
-        },
-        replaced,
-    ))
+    Ok((PutOutcome { record, created: replaced.is_none() }, replaced))
 }
 
 /// Removes the object; returns its blob, which is then nobody's.
-pub(crate) fn delete(
-    tx: &Transaction<'_>,
-    key: &Key,
-    precondition: &Precondition,
-) -> Result<Option<BlobId>> {
+pub(crate) fn delete(tx: &Transaction<'_>, key: &Key, precondition: &Precondition) -> Result<Option<BlobId>> {
     let current = get(tx, key)?;
     precondition.check(key, current.as_ref())?;
     let Some(current) = current else {
         return Ok(None);
     };
-    tx.prepare_cached("DELETE FROM objects WHERE key = ?1")?
-        .execute([key.as_str()])?;
+    tx.prepare_cached("DELETE FROM objects WHERE key = ?1")?.execute([key.as_str()])?;
     Ok(Some(current.blob))
 }
 
@@ -174,8 +144,7 @@ pub(crate) fn list(
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<ObjectRecord> {
-    let invalid =
-        |e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e));
+    let invalid = |e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e));
     Ok(ObjectRecord {
         key: Key::parse(row.get_ref(0)?.as_str()?).map_err(invalid)?,
         blob: row.get(1)?,

@@ -39,14 +39,8 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path, node: &[&str]) -
             known: format!("{}.{}", MIGRATIONS.len(), node.len()),
         });
     }
-    let missing_own = MIGRATIONS
-        .iter()
-        .skip(own_done as usize)
-        .map(|script| (script, true));
-    let missing_node = node
-        .iter()
-        .skip(node_done as usize)
-        .map(|script| (script, false));
+    let missing_own = MIGRATIONS.iter().skip(own_done as usize).map(|script| (script, true));
+    let missing_node = node.iter().skip(node_done as usize).map(|script| (script, false));
     for (script, own) in missing_own.chain(missing_node) {
         *if own { &mut own_done } else { &mut node_done } += 1;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -62,9 +56,7 @@ mod tests {
     use super::*;
 
     fn version(connection: &Connection) -> i64 {
-        connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .unwrap()
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
     }
 
     #[test]
@@ -75,10 +67,7 @@ mod tests {
         migrate(&mut connection, path, &["CREATE TABLE jobs (id INTEGER)"]).unwrap();
         assert_eq!(version(&connection), 1 << 16 | own);
         // A script run twice would fail: the tables exist.
-        let more = &[
-            "CREATE TABLE jobs (id INTEGER)",
-            "CREATE TABLE assets (id INTEGER)",
-        ];
+        let more = &["CREATE TABLE jobs (id INTEGER)", "CREATE TABLE assets (id INTEGER)"];
         migrate(&mut connection, path, more).unwrap();
         assert_eq!(version(&connection), 2 << 16 | own);
         let error = migrate(&mut connection, path, &[]).unwrap_err();
@@ -91,8 +80,6 @@ mod tests {
         let script = "CREATE TABLE half (id INTEGER); CREATE TABLE blobs (id INTEGER);";
         migrate(&mut connection, Path::new("x"), &[script]).unwrap_err();
         assert_eq!(version(&connection), MIGRATIONS.len() as i64);
-        connection
-            .execute_batch("CREATE TABLE half (id INTEGER)")
-            .unwrap();
+        connection.execute_batch("CREATE TABLE half (id INTEGER)").unwrap();
     }
 }

@@ -9,6 +9,9 @@
 mod threads;
 mod uring;
 
+#[cfg(test)]
+mod conformance;
+
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -45,32 +48,15 @@ pub(crate) trait Engine {
 }
 
 pub(crate) fn choose(choice: EngineChoice) -> Result<(Box<dyn Engine>, EngineInfo)> {
-    let uring = |reason: &str| {
-        (
-            Box::new(uring::Uring) as Box<dyn Engine>,
-            EngineInfo {
-                name: "uring",
-                reason: reason.into(),
-            },
-        )
-    };
-    let threads = |reason: String| {
-        (
-            Box::new(threads::Threads) as Box<dyn Engine>,
-            EngineInfo {
-                name: "threads",
-                reason,
-            },
-        )
-    };
+    let uring =
+        |reason: &str| (Box::new(uring::Uring) as Box<dyn Engine>, EngineInfo { name: "uring", reason: reason.into() });
+    let threads =
+        |reason: String| (Box::new(threads::Threads) as Box<dyn Engine>, EngineInfo { name: "threads", reason });
     match (choice, uring::probe) {
         (EngineChoice::Threads, _) => Ok(threads("chosen by configuration".into())),
         (EngineChoice::Uring, probe) => match probe() {
             Ok(()) => Ok(uring("chosen by configuration")),
-            Err(reason) => Err(Error::EngineRefused {
-                engine: "uring",
-                reason,
-            }),
+            Err(reason) => Err(Error::EngineRefused { engine: "uring", reason }),
         },
         (EngineChoice::Auto, probe) => match probe() {
             Ok(()) => Ok(uring("io_uring works here")),
@@ -141,11 +127,7 @@ enum Step {
 
 impl Transfer {
     fn new(len: usize) -> Transfer {
-        Transfer {
-            done: 0,
-            len,
-            retries: 0,
-        }
+        Transfer { done: 0, len, retries: 0 }
     }
 
     /// Judges one call's result. `end` is what zero bytes mean: the end of the file when reading,
@@ -156,11 +138,7 @@ impl Transfer {
             Ok(count) => {
                 self.done += count;
                 self.retries = 0;
-                if self.done < self.len {
-                    Step::Again
-                } else {
-                    Step::Complete
-                }
+                if self.done < self.len { Step::Again } else { Step::Complete }
             }
             Err(e) => transient(e, &mut self.retries),
         }
@@ -175,18 +153,11 @@ fn transient(error: io::Error, retries: &mut u32) -> Step {
         _ => return Step::Failed(error),
     };
     *retries += 1;
-    if *retries > limits::RETRIES_MAX {
-        Step::Failed(error)
-    } else {
-        step
-    }
+    if *retries > limits::RETRIES_MAX { Step::Failed(error) } else { step }
 }
 
 fn write_zero() -> Step {
-    Step::Failed(io::Error::new(
-        io::ErrorKind::WriteZero,
-        "the kernel wrote nothing",
-    ))
+    Step::Failed(io::Error::new(io::ErrorKind::WriteZero, "the kernel wrote nothing"))
 }
 
 /// Ends the process when dropped by a panic: an engine that lost an operation half way must not
@@ -196,9 +167,7 @@ struct AbortOnPanic;
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!(
-                "reelring: the storage engine panicked (see above); ending the process, stored data is safe"
-            );
+            eprintln!("reelring: the storage engine panicked (see above); ending the process, stored data is safe");
             std::process::abort();
         }
     }
@@ -241,45 +210,24 @@ mod tests {
         assert!(matches!(transfer.step(Ok(4), Step::Complete), Step::Again));
         assert!(matches!(transfer.step(Ok(5), Step::Complete), Step::Again));
         assert_eq!(transfer.done, 9);
-        assert!(matches!(
-            transfer.step(Ok(1), Step::Complete),
-            Step::Complete
-        ));
+        assert!(matches!(transfer.step(Ok(1), Step::Complete), Step::Complete));
     }
 
     #[test]
     fn nothing_read_is_the_end_and_nothing_written_an_error() {
-        assert!(matches!(
-            Transfer::new(10).step(Ok(0), Step::Complete),
-            Step::Complete
-        ));
-        assert!(matches!(
-            Transfer::new(10).step(Ok(0), write_zero()),
-            Step::Failed(_)
-        ));
+        assert!(matches!(Transfer::new(10).step(Ok(0), Step::Complete), Step::Complete));
+        assert!(matches!(Transfer::new(10).step(Ok(0), write_zero()), Step::Failed(_)));
     }
 
     #[test]
     fn interruptions_are_repeated_but_not_for_ever() {
         let mut transfer = Transfer::new(10);
         let error = |code| Err(io::Error::from_raw_os_error(code));
-        assert!(matches!(
-            transfer.step(error(libc::EINTR), Step::Complete),
-            Step::Again
-        ));
+        assert!(matches!(transfer.step(error(libc::EINTR), Step::Complete), Step::Again));
         for _ in 1..limits::RETRIES_MAX {
-            assert!(matches!(
-                transfer.step(error(libc::EAGAIN), Step::Complete),
-                Step::Pause
-            ));
+            assert!(matches!(transfer.step(error(libc::EAGAIN), Step::Complete), Step::Pause));
         }
-        assert!(matches!(
-            transfer.step(error(libc::EAGAIN), Step::Complete),
-            Step::Failed(_)
-        ));
-        assert!(matches!(
-            Transfer::new(1).step(error(libc::EIO), Step::Complete),
-            Step::Failed(_)
-        ));
+        assert!(matches!(transfer.step(error(libc::EAGAIN), Step::Complete), Step::Failed(_)));
+        assert!(matches!(Transfer::new(1).step(error(libc::EIO), Step::Complete), Step::Failed(_)));
     }
 }

@@ -13,8 +13,7 @@ use crossbeam_channel::Receiver;
 use rustix::fs::FallocateFlags;
 
 use super::{
-    AbortOnPanic, Engine, Step, Transfer, make_directory_blocking, open_blocking, transient,
-    unless, write_zero,
+    AbortOnPanic, Engine, Step, Transfer, make_directory_blocking, open_blocking, transient, unless, write_zero,
 };
 use crate::bridge::{Command, Intake, LANES, Message, NamedFile, Op, syncs_in_flight_max};
 use crate::error::Error;
@@ -34,9 +33,8 @@ impl Engine for Threads {
         for ((name, count), lane) in crews.into_iter().zip(intake.lanes) {
             for _ in 0..count {
                 let lane = lane.clone();
-                let builder = thread::Builder::new()
-                    .name(format!("reel-{name}"))
-                    .stack_size(limits::THREAD_STACK_BYTES);
+                let builder =
+                    thread::Builder::new().name(format!("reel-{name}")).stack_size(limits::THREAD_STACK_BYTES);
                 threads.push(builder.spawn(move || work(&lane))?);
             }
         }
@@ -53,68 +51,38 @@ fn work(lane: &Receiver<Message>) {
 
 fn execute(Command { op, ticket }: Command) {
     match op {
-        Op::Read {
-            file,
-            mut buffer,
-            offset,
-            len,
-            reply,
-        } => {
-            let read = |done: usize| {
-                file.file
-                    .read_at(&mut buffer.spare()[done..len], offset + done as u64)
-            };
+        Op::Read { file, mut buffer, offset, len, reply } => {
+            let read = |done: usize| file.file.read_at(&mut buffer.spare()[done..len], offset + done as u64);
             let result = transfer(len, read, || Step::Complete);
-            let result = result
-                .map_err(|e| Error::io("read", &file.path, e))
-                .map(|done| {
-                    buffer.set_len(done);
-                    buffer
-                });
+            let result = result.map_err(|e| Error::io("read", &file.path, e)).map(|done| {
+                buffer.set_len(done);
+                buffer
+            });
             drop(file);
             ticket.finish(reply, result);
         }
-        Op::Write {
-            file,
-            buffer,
-            offset,
-            reply,
-        } => {
+        Op::Write { file, buffer, offset, reply } => {
             let data = buffer.as_slice();
             let write = |done: usize| file.file.write_at(&data[done..], offset + done as u64);
             let result = transfer(data.len(), write, write_zero);
-            let result = result
-                .map(drop)
-                .map_err(|e| Error::io("write", &file.path, e));
+            let result = result.map(drop).map_err(|e| Error::io("write", &file.path, e));
             drop((file, buffer));
             ticket.finish(reply, result);
         }
         Op::Sync { file, reply } => {
             // Not repeated whatever the error: a failed sync may have dropped the dirty pages.
-            let result = file
-                .file
-                .sync_data()
-                .map_err(|e| Error::io("sync", &file.path, e));
+            let result = file.file.sync_data().map_err(|e| Error::io("sync", &file.path, e));
             drop(file);
             ticket.finish(reply, result);
         }
         Op::Allocate { file, len, reply } => {
-            let result = persist(|| {
-                Ok(rustix::fs::fallocate(
-                    &file.file,
-                    FallocateFlags::KEEP_SIZE,
-                    0,
-                    len,
-                )?)
-            });
-            let result = unless(result, io::ErrorKind::Unsupported)
-                .map_err(|e| Error::io("allocate", &file.path, e));
+            let result = persist(|| Ok(rustix::fs::fallocate(&file.file, FallocateFlags::KEEP_SIZE, 0, len)?));
+            let result = unless(result, io::ErrorKind::Unsupported).map_err(|e| Error::io("allocate", &file.path, e));
             drop(file);
             ticket.finish(reply, result);
         }
         Op::Truncate { file, len, reply } => {
-            let result = persist(|| file.file.set_len(len))
-                .map_err(|e| Error::io("truncate", &file.path, e));
+            let result = persist(|| file.file.set_len(len)).map_err(|e| Error::io("truncate", &file.path, e));
             drop(file);
             ticket.finish(reply, result);
         }
@@ -126,8 +94,7 @@ fn execute(Command { op, ticket }: Command) {
             ticket.finish(reply, result);
         }
         Op::Rename { from, to, reply } => {
-            let result =
-                persist(|| fs::rename(&from, &to)).map_err(|e| Error::io("rename", &from, e));
+            let result = persist(|| fs::rename(&from, &to)).map_err(|e| Error::io("rename", &from, e));
             ticket.finish(reply, result);
         }
         Op::Unlink { path, reply } => {
@@ -135,14 +102,8 @@ fn execute(Command { op, ticket }: Command) {
             ticket.finish(reply, result.map_err(|e| Error::io("unlink", &path, e)));
         }
         Op::MakeDirectory { path, reply } => {
-            let result = unless(
-                persist(|| make_directory_blocking(&path)),
-                io::ErrorKind::AlreadyExists,
-            );
-            ticket.finish(
-                reply,
-                result.map_err(|e| Error::io("make directory", &path, e)),
-            );
+            let result = unless(persist(|| make_directory_blocking(&path)), io::ErrorKind::AlreadyExists);
+            ticket.finish(reply, result.map_err(|e| Error::io("make directory", &path, e)));
         }
         Op::Close { file, reply } => {
             drop(file);
@@ -152,11 +113,7 @@ fn execute(Command { op, ticket }: Command) {
 }
 
 /// Repeats a transferring call until all is done, and returns how much that was.
-fn transfer(
-    len: usize,
-    mut call: impl FnMut(usize) -> io::Result<usize>,
-    end: impl Fn() -> Step,
-) -> io::Result<usize> {
+fn transfer(len: usize, mut call: impl FnMut(usize) -> io::Result<usize>, end: impl Fn() -> Step) -> io::Result<usize> {
     let mut progress = Transfer::new(len);
     loop {
         let result = call(progress.done);

@@ -29,8 +29,7 @@ use tokio::sync::Notify;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::{
-    AbortOnPanic, DIRECTORY_MODE, Engine, FILE_MODE, Step, Transfer, open_flags, transient, unless,
-    write_zero,
+    AbortOnPanic, DIRECTORY_MODE, Engine, FILE_MODE, Step, Transfer, open_flags, transient, unless, write_zero,
 };
 use crate::bridge::{Command, How, Intake, Message, NamedFile, Op};
 use crate::buffer::Buffer;
@@ -56,10 +55,8 @@ impl Engine for Uring {
                 Err(e) => drop(ready.send(Err(e))),
             }
         };
-        let thread = thread::Builder::new()
-            .name("reel-reactor".into())
-            .stack_size(limits::THREAD_STACK_BYTES)
-            .spawn(reactor)?;
+        let thread =
+            thread::Builder::new().name("reel-reactor".into()).stack_size(limits::THREAD_STACK_BYTES).spawn(reactor)?;
         match started.recv() {
             Ok(Ok(())) => Ok(vec![thread]),
             Ok(Err(e)) => Err(e),
@@ -73,9 +70,7 @@ pub(super) fn probe() -> Result<(), String> {
     let refused = |e: io::Error| format!("io_uring_setup: {e}");
     let mut ring = io_uring::IoUring::new(4).map_err(refused)?;
     let mut known = io_uring::Probe::new();
-    ring.submitter()
-        .register_probe(&mut known)
-        .map_err(|e| format!("io_uring_register: {e}"))?;
+    ring.submitter().register_probe(&mut known).map_err(|e| format!("io_uring_register: {e}"))?;
     for (code, name) in [
         (opcode::Read::CODE, "read"),
         (opcode::Write::CODE, "write"),
@@ -88,9 +83,7 @@ pub(super) fn probe() -> Result<(), String> {
         (opcode::MkDirAt::CODE, "mkdirat"),
     ] {
         if !known.is_supported(code) {
-            return Err(format!(
-                "this kernel's io_uring has no {name} (Linux 5.15 has all that is needed)"
-            ));
+            return Err(format!("this kernel's io_uring has no {name} (Linux 5.15 has all that is needed)"));
         }
     }
     let zero = std::fs::File::open("/dev/zero").map_err(|e| format!("/dev/zero: {e}"))?;
@@ -98,8 +91,7 @@ pub(super) fn probe() -> Result<(), String> {
     let read = opcode::Read::new(types::Fd(zero.as_raw_fd()), byte.as_mut_ptr(), 1).build();
     // SAFETY: `byte` and `zero` live past `submit_and_wait`, which returns after the completion.
     unsafe { ring.submission().push(&read) }.map_err(|e| e.to_string())?;
-    ring.submit_and_wait(1)
-        .map_err(|e| format!("io_uring_enter: {e}"))?;
+    ring.submit_and_wait(1).map_err(|e| format!("io_uring_enter: {e}"))?;
     match ring.completion().next().map(|cqe| cqe.result()) {
         Some(1) if byte == [0] => Ok(()),
         other => Err(format!("a read through io_uring returned {other:?}")),
@@ -115,11 +107,7 @@ struct InFlight {
 
 async fn run(intake: Intake) {
     let in_flight = Rc::new(InFlight::default());
-    let Intake {
-        lanes,
-        doorbell,
-        counters,
-    } = intake;
+    let Intake { lanes, doorbell, counters } = intake;
     let mut stopped = [false; crate::bridge::LANES];
     while stopped.contains(&false) {
         let mut batch = 0;
@@ -143,12 +131,7 @@ async fn run(intake: Intake) {
         if batch > 0 {
             counters.batch(batch);
         }
-        let work = || {
-            lanes
-                .iter()
-                .zip(&stopped)
-                .any(|(lane, stopped)| !stopped && !lane.is_empty())
-        };
+        let work = || lanes.iter().zip(&stopped).any(|(lane, stopped)| !stopped && !lane.is_empty());
         if stopped.contains(&false) {
             doorbell.sleep_unless(work).await;
         }
@@ -173,24 +156,13 @@ fn spawn(command: Command, in_flight: &Rc<InFlight>) {
 
 async fn execute(Command { op, ticket }: Command) {
     match op {
-        Op::Read {
-            file,
-            buffer,
-            offset,
-            len,
-            reply,
-        } => {
+        Op::Read { file, buffer, offset, len, reply } => {
             let (result, file) = read(file, buffer, offset, len).await;
             let result = result.map_err(|e| Error::io("read", &file.path, e));
             release(file).await;
             ticket.finish(reply, result);
         }
-        Op::Write {
-            file,
-            buffer,
-            offset,
-            reply,
-        } => {
+        Op::Write { file, buffer, offset, reply } => {
             let (result, file) = write(file, buffer, offset).await;
             let result = result.map_err(|e| Error::io("write", &file.path, e));
             release(file).await;
@@ -200,30 +172,20 @@ async fn execute(Command { op, ticket }: Command) {
             let fsync = opcode::Fsync::new(fd(&file)).flags(types::FsyncFlags::DATASYNC);
             // Not repeated whatever the error: a failed sync may have dropped the dirty pages.
             let (result, file) = submit(file, fsync.build()).await;
-            let result = result
-                .map(drop)
-                .map_err(|e| Error::io("sync", &file.path, e));
+            let result = result.map(drop).map_err(|e| Error::io("sync", &file.path, e));
             release(file).await;
             ticket.finish(reply, result);
         }
         Op::Allocate { file, len, reply } => {
-            let allocate = || {
-                opcode::Fallocate::new(fd(&file), len)
-                    .mode(libc::FALLOC_FL_KEEP_SIZE)
-                    .build()
-            };
-            let result = persist(|| submit(Arc::clone(&file), allocate()))
-                .await
-                .map(drop);
-            let result = unless(result, io::ErrorKind::Unsupported)
-                .map_err(|e| Error::io("allocate", &file.path, e));
+            let allocate = || opcode::Fallocate::new(fd(&file), len).mode(libc::FALLOC_FL_KEEP_SIZE).build();
+            let result = persist(|| submit(Arc::clone(&file), allocate())).await.map(drop);
+            let result = unless(result, io::ErrorKind::Unsupported).map_err(|e| Error::io("allocate", &file.path, e));
             release(file).await;
             ticket.finish(reply, result);
         }
         Op::Truncate { file, len, reply } => {
             // io_uring has ftruncate only since Linux 6.9.
-            let truncated =
-                tokio::task::spawn_blocking(move || (file.file.set_len(len), file)).await;
+            let truncated = tokio::task::spawn_blocking(move || (file.file.set_len(len), file)).await;
             let (result, file) = truncated.expect("set_len does not panic");
             let result = result.map_err(|e| Error::io("truncate", &file.path, e));
             release(file).await;
@@ -231,10 +193,7 @@ async fn execute(Command { op, ticket }: Command) {
         }
         Op::Open { path, how, reply } => {
             let result = match open(&path, how).await {
-                Ok(fd) => Ok(NamedFile {
-                    file: fd.into(),
-                    path,
-                }),
+                Ok(fd) => Ok(NamedFile { file: fd.into(), path }),
                 Err(e) => Err(Error::io("open", &path, e)),
             };
             if let Some(unwanted) = ticket.finish(reply, result) {
@@ -242,9 +201,7 @@ async fn execute(Command { op, ticket }: Command) {
             }
         }
         Op::Rename { from, to, reply } => {
-            let result = rename(&from, &to)
-                .await
-                .map_err(|e| Error::io("rename", &from, e));
+            let result = rename(&from, &to).await.map_err(|e| Error::io("rename", &from, e));
             ticket.finish(reply, result);
         }
         Op::Unlink { path, reply } => {
@@ -253,10 +210,7 @@ async fn execute(Command { op, ticket }: Command) {
         }
         Op::MakeDirectory { path, reply } => {
             let result = unless(make_directory(&path).await, io::ErrorKind::AlreadyExists);
-            ticket.finish(
-                reply,
-                result.map_err(|e| Error::io("make directory", &path, e)),
-            );
+            ticket.finish(reply, result.map_err(|e| Error::io("make directory", &path, e)));
         }
         Op::Close { file, reply } => {
             close(file).await;
@@ -265,24 +219,15 @@ async fn execute(Command { op, ticket }: Command) {
     }
 }
 
-async fn read(
-    file: Arc<NamedFile>,
-    buffer: Buffer,
-    offset: u64,
-    len: usize,
-) -> (io::Result<Buffer>, Arc<NamedFile>) {
+async fn read(file: Arc<NamedFile>, buffer: Buffer, offset: u64, len: usize) -> (io::Result<Buffer>, Arc<NamedFile>) {
     let mut progress = Transfer::new(len);
     let mut owned = (file, buffer);
     loop {
         let rest = &mut owned.1.spare()[progress.done..len];
         // The kernel takes at most 2 GiB at once; buffers are far smaller.
-        let sqe = opcode::Read::new(
-            types::Fd(owned.0.file.as_raw_fd()),
-            rest.as_mut_ptr(),
-            rest.len() as u32,
-        )
-        .offset(offset + progress.done as u64)
-        .build();
+        let sqe = opcode::Read::new(types::Fd(owned.0.file.as_raw_fd()), rest.as_mut_ptr(), rest.len() as u32)
+            .offset(offset + progress.done as u64)
+            .build();
         let result;
         (result, owned) = submit(owned, sqe).await;
         match progress.step(result.map(|n| n as usize), Step::Complete) {
@@ -298,22 +243,14 @@ async fn read(
     }
 }
 
-async fn write(
-    file: Arc<NamedFile>,
-    buffer: Buffer,
-    offset: u64,
-) -> (io::Result<()>, Arc<NamedFile>) {
+async fn write(file: Arc<NamedFile>, buffer: Buffer, offset: u64) -> (io::Result<()>, Arc<NamedFile>) {
     let mut progress = Transfer::new(buffer.len());
     let mut owned = (file, buffer);
     loop {
         let rest = &owned.1.as_slice()[progress.done..];
-        let sqe = opcode::Write::new(
-            types::Fd(owned.0.file.as_raw_fd()),
-            rest.as_ptr(),
-            rest.len() as u32,
-        )
-        .offset(offset + progress.done as u64)
-        .build();
+        let sqe = opcode::Write::new(types::Fd(owned.0.file.as_raw_fd()), rest.as_ptr(), rest.len() as u32)
+            .offset(offset + progress.done as u64)
+            .build();
         let result;
         (result, owned) = submit(owned, sqe).await;
         match progress.step(result.map(|n| n as usize), write_zero()) {
@@ -329,9 +266,7 @@ async fn open(path: &Path, how: How) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     let fd = persist(|| {
         let path = path.clone();
-        let sqe = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
-            .flags(open_flags(how))
-            .mode(FILE_MODE);
+        let sqe = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).flags(open_flags(how)).mode(FILE_MODE);
         submit(path, sqe.build())
     })
     .await?;
@@ -366,9 +301,7 @@ async fn make_directory(path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     persist(|| {
         let path = path.clone();
-        let sqe = opcode::MkDirAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr())
-            .mode(DIRECTORY_MODE)
-            .build();
+        let sqe = opcode::MkDirAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).mode(DIRECTORY_MODE).build();
         submit(path, sqe)
     })
     .await
@@ -386,9 +319,7 @@ async fn release(file: Arc<NamedFile>) {
 /// work would otherwise run on this thread.
 async fn close(file: NamedFile) {
     let fd = file.file.into_raw_fd();
-    let sqe = opcode::Close::new(types::Fd(fd))
-        .build()
-        .flags(squeue::Flags::ASYNC);
+    let sqe = opcode::Close::new(types::Fd(fd)).build().flags(squeue::Flags::ASYNC);
     let (result, ()) = submit((), sqe).await;
     if let Err(error) = result {
         tracing::warn!(%error, path = %file.path.display(), "closing a file failed");
@@ -435,20 +366,13 @@ impl<T> OneshotOutputTransform for HandBack<T> {
 
     fn transform_oneshot_output(self, data: T, cqe: cqueue::Entry) -> Self::Output {
         let result = cqe.result();
-        let result = if result < 0 {
-            Err(io::Error::from_raw_os_error(-result))
-        } else {
-            Ok(result as u32)
-        };
+        let result = if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result as u32) };
         (result, data)
     }
 }
 
 /// Queues an entry, to be submitted when the thread parks. `held` must own every address and
 /// descriptor the entry names: tokio-uring keeps it until the completion, come what may.
-fn submit<T: Unpin + 'static>(
-    held: T,
-    entry: squeue::Entry,
-) -> impl Future<Output = (io::Result<u32>, T)> {
+fn submit<T: Unpin + 'static>(held: T, entry: squeue::Entry) -> impl Future<Output = (io::Result<u32>, T)> {
     UnsubmittedOneshot::new(held, HandBack(std::marker::PhantomData), entry).submit()
 }

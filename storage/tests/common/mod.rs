@@ -13,13 +13,7 @@ use reelring_storage::{
 };
 
 pub async fn open(dir: &Path, engine: EngineChoice) -> Store {
-    Store::open(StoreOptions {
-        dir: dir.into(),
-        engine,
-        node_migrations: &[],
-    })
-    .await
-    .unwrap()
+    Store::open(StoreOptions { dir: dir.into(), engine, node_migrations: &[] }).await.unwrap()
 }
 
 /// Bytes of which no two aligned stretches are alike.
@@ -27,9 +21,7 @@ pub fn pattern(len: usize) -> Vec<u8> {
     let mut data = Vec::with_capacity(len + 8);
     let mut state = len as u64 + 1;
     while data.len() < len {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         data.extend_from_slice(&state.to_le_bytes());
     }
     data.truncate(len);
@@ -56,10 +48,7 @@ pub async fn put(store: &Store, key: &Key, data: &[u8]) -> PutOutcome {
     }
     assert_eq!(writer.len(), data.len() as u64);
     let sealed = writer.seal().await.unwrap();
-    store
-        .put_object(key, sealed, Precondition::None)
-        .await
-        .unwrap()
+    store.put_object(key, sealed, Precondition::None).await.unwrap()
 }
 
 pub async fn collect(stream: impl Stream<Item = Result<Bytes>>) -> Vec<u8> {
@@ -85,11 +74,7 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
 }
 
 pub fn flip_byte(path: &Path, at: u64) {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 1], at).unwrap();
