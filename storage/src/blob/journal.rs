@@ -88,7 +88,8 @@ impl Record<'_> {
 }
 
 impl Journal {
-    /// Reads the intact part. An error means that there is none: nothing was ever promised.
+    /// Reads the intact part. An error means that not even the first record is whole: nothing was
+    /// ever promised.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Journal, String> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         if bytes.len() < HEADER_BYTES || &bytes[..8] != MAGIC {
@@ -118,6 +119,9 @@ impl Journal {
         while let Some(taken) = journal.apply_record(rest) {
             rest = &rest[taken..];
             journal.bytes += taken as u64;
+        }
+        if journal.bytes == start as u64 {
+            return Err("the journal's first record is torn".into());
         }
         Ok(journal)
     }
@@ -192,11 +196,18 @@ mod tests {
         ) {
             let (bytes, ends) = journal_of(&steps);
             let keep = ends[0].0 + cut.index(bytes.len() - ends[0].0 + 1);
-            let journal = Journal::decode(&bytes[..keep]).unwrap();
             let (at, &(end, durable)) = ends.iter().enumerate().rfind(|(_, (end, _))| *end <= keep).unwrap();
+            let journal = match Journal::decode(&bytes[..keep]) {
+                Ok(journal) => journal,
+                Err(_) => {
+                    prop_assert_eq!(at, 0, "an intact record was lost");
+                    return Ok(());
+                }
+            };
             prop_assert_eq!((journal.bytes, journal.durable), (end as u64, durable));
             prop_assert_eq!(journal.block_crcs.len() as u64, durable / BLOCK_BYTES as u64);
-            let note = if at == 0 { String::new() } else { format!("note {}", at - 1) };
+            prop_assert!(at > 0, "a journal without a record was accepted");
+            let note = format!("note {}", at - 1);
             prop_assert_eq!(journal.note, note.as_bytes());
             prop_assert_eq!(journal.meta, meta());
         }
@@ -211,7 +222,7 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1u8 << bit;
             match Journal::decode(&bytes) {
-                Err(_) => prop_assert!(at < ends[0].0),
+                Err(_) => prop_assert!(at < ends[1].0),
                 Ok(journal) => {
                     let expected = ends.iter().rfind(|(end, _)| *end <= at).unwrap();
                     prop_assert_eq!(journal.durable, expected.1);

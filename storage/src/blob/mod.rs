@@ -5,12 +5,16 @@
 //! punched: pages of it may still sit in a socket or be mapped.
 
 pub(crate) mod format;
-pub(crate) mod journal;
-pub(crate) mod reader;
-pub(crate) mod writer;
+mod hashes;
+mod journal;
+mod reader;
+mod resume;
+mod sealed;
+mod writer;
 
 pub use reader::BlobReader;
-pub use writer::{BlobWriter, SealedBlob};
+pub use sealed::SealedBlob;
+pub use writer::BlobWriter;
 
 use crate::error::{Error, Result};
 use crate::limits;

@@ -9,30 +9,30 @@
 //! aborted. Dropping a writer removes a plain partial in the background and keeps a journaled one.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
 use super::format::{Footer, Section, TRAILER_BYTES, block_count};
-use super::journal::{self, Journal, Record};
+use super::hashes::Hashes;
+use super::journal::Record;
+use super::resume::check_note;
+use super::sealed::{Files, SealedBlob};
 use super::{BlobMeta, check_length};
 use crate::bridge::{How, NamedFile, Pending};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::limits::{
-    BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, JOURNAL_BYTES_MAX, JOURNAL_NOTE_BYTES_MAX,
-};
+use crate::limits::{BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES};
 use crate::volume::Volume;
 
 /// Takes the bytes of one blob, in order.
 pub struct BlobWriter {
     volume: Arc<Volume>,
     id: BlobId,
-    meta: BlobMeta,
+    pub(super) meta: BlobMeta,
     file: Arc<NamedFile>,
-    files: Files,
+    pub(super) files: Files,
     hashes: Hashes,
     /// Bytes handed to the engine; where the batch being filled will go.
     submitted: u64,
@@ -40,7 +40,7 @@ pub struct BlobWriter {
     allocated: u64,
     batch: Option<Batch>,
     in_flight: VecDeque<Pending<()>>,
-    journal: Option<JournalFile>,
+    pub(super) journal: Option<JournalFile>,
     /// An operation failed or was cancelled half way.
     failed: bool,
 }
@@ -51,149 +51,53 @@ struct Batch {
     limit: usize,
 }
 
-struct JournalFile {
-    file: Arc<NamedFile>,
-    bytes: u64,
-    blocks_recorded: usize,
-}
-
-/// A blob in its place, durable, not yet known to the catalog. Unless it is committed, dropping it
-/// unlinks the file.
-pub struct SealedBlob {
-    pub id: BlobId,
-    pub length: u64,
-    pub blake3: [u8; 32],
-    pub content_type: Option<String>,
-    files: Files,
-}
-
-/// The files of a blob that nobody was promised: removed on drop while armed.
-struct Files {
-    volume: Arc<Volume>,
-    id: BlobId,
-    paths: Vec<PathBuf>,
-    armed: bool,
-}
-
-impl Files {
-    async fn remove(mut self) {
-        self.armed = false;
-        self.volume.remove_files(&self.paths).await;
-        self.volume.set_unacknowledged(self.id, false);
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        if self.armed {
-            let (volume, paths, id) = (Arc::clone(&self.volume), std::mem::take(&mut self.paths), self.id);
-            drop(self.volume.spawn(async move {
-                volume.remove_files(&paths).await;
-                volume.set_unacknowledged(id, false);
-            }));
-        }
-    }
+pub(super) struct JournalFile {
+    pub(super) file: Arc<NamedFile>,
+    /// Where the next record goes.
+    pub(super) bytes: u64,
+    pub(super) blocks_recorded: usize,
 }
 
 impl BlobWriter {
     pub(crate) async fn create(volume: &Arc<Volume>, id: BlobId, meta: BlobMeta) -> Result<BlobWriter> {
         meta.check()?;
         volume.check_writable()?;
-        let path = volume.partial_path(id);
-        // Armed before the file exists, so that a cancelled open leaves nothing behind. An open
-        // that fails removes nothing but its own name: ids are never used twice.
-        let files = Files { volume: Arc::clone(volume), id, paths: vec![path.clone()], armed: true };
-        let file = volume.bridge.open(&path, How::CreateNew).await?;
-        let mut writer = BlobWriter {
-            volume: Arc::clone(volume),
-            id,
+        let (path, opener) = (volume.partial_path(id), Arc::clone(volume));
+        // In a task of its own: a caller that goes away in mid-open leaves a file that is removed,
+        // and only a file that this call made is ever removed.
+        let opened = volume.spawn(async move {
+            let file = opener.bridge.open(&path, How::CreateNew).await?;
+            let files = Files { volume: Arc::clone(&opener), id, paths: vec![path], armed: true };
+            Ok((file, files))
+        });
+        let (file, files) = opened.await.unwrap_or(Err(Error::Closed))?;
+        let mut writer = BlobWriter::new(meta, file, files, Hashes::new(), None);
+        writer.allocate().await?;
+        Ok(writer)
+    }
+
+    /// A writer that goes on after the bytes that `hashes` covers.
+    pub(super) fn new(
+        meta: BlobMeta,
+        file: Arc<NamedFile>,
+        files: Files,
+        hashes: Hashes,
+        journal: Option<JournalFile>,
+    ) -> BlobWriter {
+        BlobWriter {
+            volume: Arc::clone(&files.volume),
+            id: files.id,
             meta,
             file,
             files,
-            hashes: Hashes::new(),
-            submitted: 0,
-            allocated: 0,
-            batch: None,
-            in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
-            journal: None,
-            failed: false,
-        };
-        writer.allocate().await?;
-        Ok(writer)
-    }
-
-    pub(crate) async fn create_journaled(
-        volume: &Arc<Volume>,
-        id: BlobId,
-        meta: BlobMeta,
-        note: Vec<u8>,
-    ) -> Result<BlobWriter> {
-        let mut writer = BlobWriter::create(volume, id, meta).await?;
-        let path = volume.journal_path(id);
-        writer.files.paths.push(path.clone());
-        let file = volume.bridge.open(&path, How::CreateNew).await?;
-        let header = journal::encode_header(&writer.meta);
-        volume.write_all(&file, &header, 0).await?;
-        writer.journal = Some(JournalFile { file, bytes: header.len() as u64, blocks_recorded: 0 });
-        writer.checkpoint(note).await?;
-        volume.sync_directory(&volume.dir.join("partial")).await?;
-        writer.files.armed = false;
-        Ok(writer)
-    }
-
-    /// Takes up a journaled partial where its last intact record left it: cuts off what no record
-    /// vouches for, and reads the rest again, which verifies it and rebuilds the hashes.
-    pub(crate) async fn resume(volume: &Arc<Volume>, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
-        volume.check_writable()?;
-        let journal_path = volume.journal_path(id);
-        let journal_file = match volume.bridge.open(&journal_path, How::Modify).await {
-            Err(e) if e.is_not_found() => return Ok(None),
-            other => other?,
-        };
-        let journal = match Journal::decode(&read_journal(volume, &journal_file).await?) {
-            Ok(journal) => journal,
-            Err(reason) => {
-                tracing::warn!(%id, %reason, "dropping a partial whose journal never became whole");
-                volume.remove_files(&[volume.partial_path(id), journal_path]).await;
-                return Ok(None);
-            }
-        };
-        let path = volume.partial_path(id);
-        let file = match volume.bridge.open(&path, How::Modify).await {
-            // Sealed, but the process ended before the commit: never served, so it may go back.
-            Err(e) if e.is_not_found() => {
-                let sealed = volume.blob_path(id);
-                match volume.bridge.rename(&sealed, &path).await {
-                    Err(e) if e.is_not_found() => {
-                        return Err(Error::corrupt(&path, "the partial is gone, its journal is not: discard it"));
-                    }
-                    other => other?,
-                }
-                volume.bridge.open(&path, How::Modify).await?
-            }
-            other => other?,
-        };
-        let hashes = rebuild(volume, &file, &journal).await?;
-        volume.bridge.truncate(&file, journal.durable).await?;
-        volume.bridge.truncate(&journal_file, journal.bytes).await?;
-        let files = Files { volume: Arc::clone(volume), id, paths: vec![path, journal_path], armed: false };
-        let blocks_recorded = journal.block_crcs.len();
-        let mut writer = BlobWriter {
-            volume: Arc::clone(volume),
-            id,
-            meta: journal.meta,
-            file,
-            files,
+            submitted: hashes.length,
             hashes,
-            submitted: journal.durable,
             allocated: 0,
             batch: None,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
-            journal: Some(JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded }),
+            journal,
             failed: false,
-        };
-        writer.allocate().await?;
-        Ok(Some((writer, journal.note)))
+        }
     }
 
     pub fn id(&self) -> BlobId {
@@ -249,10 +153,7 @@ impl BlobWriter {
     pub async fn checkpoint(&mut self, note: Vec<u8>) -> Result<u64> {
         self.check()?;
         self.volume.check_writable()?;
-        if note.len() > JOURNAL_NOTE_BYTES_MAX {
-            let (limit, actual) = (JOURNAL_NOTE_BYTES_MAX as u64, note.len() as u64);
-            return Err(Error::TooLarge { what: "the journal note".into(), limit, actual });
-        }
+        check_note(&note)?;
         assert!(self.journal.is_some(), "checkpoint of a blob without a journal");
         self.submit_batch().await?;
         self.drain().await?;
@@ -381,7 +282,7 @@ impl BlobWriter {
 
     /// Reserves the announced length and the footer, so that a full volume shows before the upload
     /// does. A blob of one batch is allocated in one piece anyway.
-    async fn allocate(&mut self) -> Result<()> {
+    pub(super) async fn allocate(&mut self) -> Result<()> {
         let Some(hint) = self.meta.length_hint.filter(|hint| *hint > BATCH_BYTES_MAX as u64) else {
             return Ok(());
         };
@@ -422,103 +323,4 @@ fn footer_bytes(meta: &BlobMeta, length: u64) -> u64 {
     let text = |text: &Option<String>| text.as_ref().map_or(0, |text| 6 + text.len() as u64);
     let fixed = 8 + 32 + 4 + 2 + TRAILER_BYTES as u64;
     fixed + block_count(length) * 4 + text(&meta.key) + text(&meta.content_type)
-}
-
-impl SealedBlob {
-    pub(crate) fn is_of(&self, volume: &Arc<Volume>) -> bool {
-        Arc::ptr_eq(&self.files.volume, volume)
-    }
-
-    /// The catalog has it: the file stays. What is returned is to be removed (the journal).
-    pub(crate) fn committed(mut self) -> Vec<PathBuf> {
-        self.files.armed = false;
-        self.files.volume.set_unacknowledged(self.id, false);
-        let blob = self.files.volume.blob_path(self.id);
-        let partial = self.files.volume.partial_path(self.id);
-        let mut paths = std::mem::take(&mut self.files.paths);
-        paths.retain(|path| *path != blob && *path != partial);
-        paths
-    }
-
-    /// Nobody wants it.
-    pub(crate) async fn remove(self) {
-        self.files.remove().await;
-    }
-}
-
-/// The hashes of a blob, as far as its bytes are known.
-struct Hashes {
-    length: u64,
-    blake3: Box<blake3::Hasher>,
-    block_crcs: Vec<u32>,
-    /// Of the bytes of the block that is not full yet.
-    tail_crc: u32,
-}
-
-impl Hashes {
-    fn new() -> Hashes {
-        Hashes { length: 0, blake3: Box::new(blake3::Hasher::new()), block_crcs: Vec::new(), tail_crc: 0 }
-    }
-
-    /// Block by block, so that the second hash finds the bytes in the cache.
-    fn update(&mut self, mut data: &[u8]) {
-        while !data.is_empty() {
-            let room = BLOCK_BYTES - (self.length % BLOCK_BYTES as u64) as usize;
-            let (piece, rest) = data.split_at(room.min(data.len()));
-            self.tail_crc = crc32c::crc32c_append(self.tail_crc, piece);
-            self.blake3.update(piece);
-            self.length += piece.len() as u64;
-            if piece.len() == room {
-                self.block_crcs.push(std::mem::take(&mut self.tail_crc));
-            }
-            data = rest;
-        }
-    }
-
-    fn finish(&mut self) -> ([u8; 32], Vec<u32>) {
-        let mut block_crcs = std::mem::take(&mut self.block_crcs);
-        if !self.length.is_multiple_of(BLOCK_BYTES as u64) {
-            block_crcs.push(self.tail_crc);
-        }
-        (*self.blake3.finalize().as_bytes(), block_crcs)
-    }
-}
-
-async fn read_journal(volume: &Volume, file: &Arc<NamedFile>) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    loop {
-        let buffer = volume.read_pool.take(BLOCK_BYTES).await;
-        let buffer = volume.bridge.read(file, buffer, bytes.len() as u64, BLOCK_BYTES).await?;
-        bytes.extend_from_slice(buffer.as_slice());
-        if buffer.len() < BLOCK_BYTES {
-            return Ok(bytes);
-        }
-        if bytes.len() as u64 > JOURNAL_BYTES_MAX {
-            let detail = format!("the journal has more than {JOURNAL_BYTES_MAX} bytes");
-            return Err(Error::corrupt(&file.path, detail));
-        }
-    }
-}
-
-/// Reads the durable part of a partial again and checks it against the journal, block by block.
-async fn rebuild(volume: &Volume, file: &Arc<NamedFile>, journal: &Journal) -> Result<Hashes> {
-    let mut hashes = Hashes::new();
-    for block in 0..block_count(journal.durable) {
-        let range = super::format::block_range(block, journal.durable);
-        let len = (range.end - range.start) as usize;
-        let buffer = volume.read_pool.take(BLOCK_BYTES).await;
-        let buffer = volume.bridge.read(file, buffer, range.start, len).await?;
-        let found = crc32c::crc32c(buffer.as_slice());
-        if buffer.len() != len || found != journal.expected_crc(block) {
-            let detail = format!(
-                "bytes {}..{} of the partial are not what was synced (crc32c {found:08x}, the journal says {:08x}): discard it",
-                range.start,
-                range.end,
-                journal.expected_crc(block)
-            );
-            return Err(Error::corrupt(&file.path, detail));
-        }
-        hashes.update(buffer.as_slice());
-    }
-    Ok(hashes)
 }

@@ -98,6 +98,8 @@ pub(super) fn probe() -> Result<(), String> {
     }
 }
 
+const FLUSH_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Operations spawned and not finished.
 #[derive(Default)]
 struct InFlight {
@@ -132,7 +134,15 @@ async fn run(intake: Intake) {
             counters.batch(batch);
         }
         let work = || lanes.iter().zip(&stopped).any(|(lane, stopped)| !stopped && !lane.is_empty());
-        if stopped.contains(&false) {
+        if !stopped.contains(&false) {
+            break;
+        }
+        // tokio-uring flushes the submission queue as the thread parks and ignores a failure to do
+        // so (the kernel short of memory, say). While operations are in flight, park at least once
+        // a second, so that such a flush is repeated; an idle reactor sleeps without a timer.
+        if in_flight.count.get() > 0 {
+            let _ = tokio::time::timeout(FLUSH_AGAIN_AFTER, doorbell.sleep_unless(work)).await;
+        } else {
             doorbell.sleep_unless(work).await;
         }
     }

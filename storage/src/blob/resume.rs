@@ -1,0 +1,129 @@
+//! Journaled partials: beginning one, and going on with one after a restart.
+
+use std::sync::Arc;
+
+use super::BlobMeta;
+use super::format::{block_count, block_range};
+use super::hashes::Hashes;
+use super::journal::{self, Journal, Record};
+use super::sealed::Files;
+use super::writer::{BlobWriter, JournalFile};
+use crate::bridge::{How, NamedFile};
+use crate::error::{Error, Result};
+use crate::id::BlobId;
+use crate::limits::{BLOCK_BYTES, JOURNAL_BYTES_MAX, JOURNAL_NOTE_BYTES_MAX};
+use crate::volume::Volume;
+
+impl BlobWriter {
+    pub(crate) async fn create_journaled(
+        volume: &Arc<Volume>,
+        id: BlobId,
+        meta: BlobMeta,
+        note: Vec<u8>,
+    ) -> Result<BlobWriter> {
+        check_note(&note)?;
+        let mut writer = BlobWriter::create(volume, id, meta).await?;
+        let path = volume.journal_path(id);
+        let file = volume.bridge.open(&path, How::CreateNew).await?;
+        writer.files.paths.push(path);
+        // Header and first record in one write: a journal without a record promises nothing.
+        let mut journal = journal::encode_header(&writer.meta);
+        journal.extend(Record { durable: 0, new_block_crcs: &[], tail_crc: 0, note: &note }.encode());
+        volume.write_all(&file, &journal, 0).await?;
+        volume.sync(&file).await?;
+        volume.sync_directory(&volume.dir.join("partial")).await?;
+        writer.journal = Some(JournalFile { file, bytes: journal.len() as u64, blocks_recorded: 0 });
+        writer.files.armed = false;
+        Ok(writer)
+    }
+
+    /// Takes up a journaled partial where its last intact record left it: cuts off what no record
+    /// vouches for, and reads the rest again, which verifies it and rebuilds the hashes.
+    pub(crate) async fn resume(volume: &Arc<Volume>, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
+        volume.check_writable()?;
+        let journal_path = volume.journal_path(id);
+        let journal_file = match volume.bridge.open(&journal_path, How::Modify).await {
+            Err(e) if e.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let journal = match Journal::decode(&read_journal(volume, &journal_file).await?) {
+            Ok(journal) => journal,
+            Err(reason) => {
+                tracing::warn!(%id, %reason, "dropping a partial whose journal never became whole");
+                volume.remove_files(&[volume.partial_path(id), journal_path]).await;
+                return Ok(None);
+            }
+        };
+        let path = volume.partial_path(id);
+        let file = match volume.bridge.open(&path, How::Modify).await {
+            // Sealed, but the process ended before the commit: never served, so it may go back.
+            Err(e) if e.is_not_found() => {
+                let sealed = volume.blob_path(id);
+                match volume.bridge.rename(&sealed, &path).await {
+                    Err(e) if e.is_not_found() => {
+                        return Err(Error::corrupt(&path, "the partial is gone, its journal is not: discard it"));
+                    }
+                    other => other?,
+                }
+                volume.bridge.open(&path, How::Modify).await?
+            }
+            other => other?,
+        };
+        let hashes = rebuild(volume, &file, &journal).await?;
+        volume.bridge.truncate(&file, journal.durable).await?;
+        volume.bridge.truncate(&journal_file, journal.bytes).await?;
+        let files = Files { volume: Arc::clone(volume), id, paths: vec![path, journal_path], armed: false };
+        let blocks_recorded = journal.block_crcs.len();
+        let journal_file = JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded };
+        let mut writer = BlobWriter::new(journal.meta, file, files, hashes, Some(journal_file));
+        writer.allocate().await?;
+        Ok(Some((writer, journal.note)))
+    }
+}
+
+pub(super) fn check_note(note: &[u8]) -> Result<()> {
+    if note.len() > JOURNAL_NOTE_BYTES_MAX {
+        let (limit, actual) = (JOURNAL_NOTE_BYTES_MAX as u64, note.len() as u64);
+        return Err(Error::TooLarge { what: "the journal note".into(), limit, actual });
+    }
+    Ok(())
+}
+
+async fn read_journal(volume: &Volume, file: &Arc<NamedFile>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        let buffer = volume.read_pool.take(BLOCK_BYTES).await;
+        let buffer = volume.bridge.read(file, buffer, bytes.len() as u64, BLOCK_BYTES).await?;
+        bytes.extend_from_slice(buffer.as_slice());
+        if buffer.len() < BLOCK_BYTES {
+            return Ok(bytes);
+        }
+        if bytes.len() as u64 > JOURNAL_BYTES_MAX {
+            let detail = format!("the journal has more than {JOURNAL_BYTES_MAX} bytes");
+            return Err(Error::corrupt(&file.path, detail));
+        }
+    }
+}
+
+/// Reads the durable part of a partial again and checks it against the journal, block by block.
+async fn rebuild(volume: &Volume, file: &Arc<NamedFile>, journal: &Journal) -> Result<Hashes> {
+    let mut hashes = Hashes::new();
+    for block in 0..block_count(journal.durable) {
+        let range = block_range(block, journal.durable);
+        let len = (range.end - range.start) as usize;
+        let buffer = volume.read_pool.take(BLOCK_BYTES).await;
+        let buffer = volume.bridge.read(file, buffer, range.start, len).await?;
+        let found = crc32c::crc32c(buffer.as_slice());
+        if buffer.len() != len || found != journal.expected_crc(block) {
+            let detail = format!(
+                "bytes {}..{} of the partial are not what was synced (crc32c {found:08x}, the journal says {:08x}): discard it",
+                range.start,
+                range.end,
+                journal.expected_crc(block)
+            );
+            return Err(Error::corrupt(&file.path, detail));
+        }
+        hashes.update(buffer.as_slice());
+    }
+    Ok(hashes)
+}

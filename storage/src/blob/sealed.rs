@@ -1,0 +1,71 @@
+//! Files that nobody was promised, and the sealed blob, which is one of them until it is committed.
+//!
+//! Both remove their files in the background when they are dropped: after a cancel, an error or a
+//! panic, nothing stays behind that is not meant to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::id::BlobId;
+use crate::volume::Volume;
+
+/// A blob in its place, durable, not yet known to the catalog. Unless it is committed, dropping it
+/// unlinks the file.
+pub struct SealedBlob {
+    pub id: BlobId,
+    pub length: u64,
+    pub blake3: [u8; 32],
+    pub content_type: Option<String>,
+    pub(super) files: Files,
+}
+
+/// The files of a blob that nobody was promised: removed on drop while armed.
+pub(super) struct Files {
+    pub(super) volume: Arc<Volume>,
+    pub(super) id: BlobId,
+    /// The partial before the blob: a rename under way then finds one of its names gone, or both.
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) armed: bool,
+}
+
+impl Files {
+    pub(super) async fn remove(mut self) {
+        self.armed = false;
+        self.volume.remove_files(&self.paths).await;
+        self.volume.set_unacknowledged(self.id, false);
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        if self.armed {
+            let (volume, paths, id) = (Arc::clone(&self.volume), std::mem::take(&mut self.paths), self.id);
+            drop(self.volume.spawn(async move {
+                volume.remove_files(&paths).await;
+                volume.set_unacknowledged(id, false);
+            }));
+        }
+    }
+}
+
+impl SealedBlob {
+    pub(crate) fn is_of(&self, volume: &Arc<Volume>) -> bool {
+        Arc::ptr_eq(&self.files.volume, volume)
+    }
+
+    /// The catalog has it: the file stays. What is returned is to be removed (the journal).
+    pub(crate) fn committed(mut self) -> Vec<PathBuf> {
+        self.files.armed = false;
+        self.files.volume.set_unacknowledged(self.id, false);
+        let blob = self.files.volume.blob_path(self.id);
+        let partial = self.files.volume.partial_path(self.id);
+        let mut paths = std::mem::take(&mut self.files.paths);
+        paths.retain(|path| *path != blob && *path != partial);
+        paths
+    }
+
+    /// Nobody wants it.
+    pub(crate) async fn remove(self) {
+        self.files.remove().await;
+    }
+}
