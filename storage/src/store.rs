@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Transaction;
 
 use crate::blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, How};
 use crate::catalog::Catalog;
 use crate::catalog::objects::{self, BlobRow, ObjectRecord, Precondition, PutOutcome};
 use crate::engine::{EngineChoice, EngineInfo};
@@ -122,14 +122,14 @@ impl Store {
     pub async fn discard_partial(&self, id: BlobId) -> Result<()> {
         self.check_open()?;
         let volume = &self.inner.volume;
+        let journaled = volume.bridge.open(&volume.journal_path(id), How::Read).await.is_ok();
+        volume.bridge.unlink(&volume.journal_path(id)).await?;
         volume.bridge.unlink(&volume.partial_path(id)).await?;
-        if !self.has_blob(id).await?
-            && volume.bridge.open(&volume.journal_path(id), crate::bridge::How::Read).await.is_ok()
-        {
-            // Sealed without a commit: the journal is what keeps it from being an orphan.
+        if journaled && !self.has_blob(id).await? {
+            // Sealed without a commit: the journal was what kept it from being an orphan.
             volume.bridge.unlink(&volume.blob_path(id)).await?;
         }
-        volume.bridge.unlink(&volume.journal_path(id)).await
+        Ok(())
     }
 
     /// The journaled partials there are.

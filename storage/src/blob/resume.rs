@@ -25,7 +25,7 @@ impl BlobWriter {
         let mut writer = BlobWriter::create(volume, id, meta).await?;
         let path = volume.journal_path(id);
         let file = volume.bridge.open(&path, How::CreateNew).await?;
-        writer.files.paths.push(path);
+        writer.files.paths.insert(0, path);
         // Header and first record in one write: a journal without a record promises nothing.
         let mut journal = journal::encode_header(&writer.meta);
         journal.extend(Record { durable: 0, new_block_crcs: &[], tail_crc: 0, note: &note }.encode());
@@ -50,7 +50,7 @@ impl BlobWriter {
             Ok(journal) => journal,
             Err(reason) => {
                 tracing::warn!(%id, %reason, "dropping a partial whose journal never became whole");
-                volume.remove_files(&[volume.partial_path(id), journal_path]).await;
+                volume.remove_files(&[journal_path, volume.partial_path(id)]).await;
                 return Ok(None);
             }
         };
@@ -72,7 +72,7 @@ impl BlobWriter {
         let hashes = rebuild(volume, &file, &journal).await?;
         volume.bridge.truncate(&file, journal.durable).await?;
         volume.bridge.truncate(&journal_file, journal.bytes).await?;
-        let files = Files { volume: Arc::clone(volume), id, paths: vec![path, journal_path], armed: false };
+        let files = Files { volume: Arc::clone(volume), id, paths: vec![journal_path, path], armed: false };
         let blocks_recorded = journal.block_crcs.len();
         let journal_file = JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded };
         let mut writer = BlobWriter::new(journal.meta, file, files, hashes, Some(journal_file));

@@ -23,7 +23,9 @@ pub struct SealedBlob {
 pub(super) struct Files {
     pub(super) volume: Arc<Volume>,
     pub(super) id: BlobId,
-    /// The partial before the blob: a rename under way then finds one of its names gone, or both.
+    /// In the order of their removal. The journal first: a partial without one is removed at the
+    /// next start, a journal without a partial would be a riddle. The partial before the blob: a
+    /// rename under way then leaves neither.
     pub(super) paths: Vec<PathBuf>,
     pub(super) armed: bool,
 }
