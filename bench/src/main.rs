@@ -1,17 +1,18 @@
 //! Measures Reelring's storage as fio does, and beside fio.
 //!
 //! `run` writes a file sequentially through the bridge, reads it at random, and then sets one read
-//! at a time through the bridge against the same read by `pread`. Every comparison alternates
+//! at a time through the bridge against the same read by `pread`. `store` measures whole objects. Every comparison alternates
 //! A B B A and reports the median of the rounds with their spread; a difference inside the spread
 //! is no difference.
 
+mod blobs;
 mod fio;
 mod latency;
 mod measure;
 mod report;
 mod throughput;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -32,6 +33,32 @@ struct Cli {
 enum Command {
     /// Sequential write, random read and single-read latency through the bridge.
     Run(Run),
+    /// A large object in and out of a store, then many small ones at once.
+    Store(StoreArgs),
+}
+
+#[derive(Args)]
+struct StoreArgs {
+    /// The bridge's engine: auto, uring or threads.
+    #[arg(long, default_value = "auto")]
+    engine: EngineChoice,
+    /// Where the store goes; choose the volume to measure.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+    /// Size of the large object.
+    #[arg(long, default_value = "4g", value_parser = parse_bytes)]
+    size: u64,
+    /// How many small objects.
+    #[arg(long, default_value_t = 1000)]
+    puts: u64,
+    /// Bytes of a small object.
+    #[arg(long, default_value = "64k", value_parser = parse_bytes)]
+    put_size: u64,
+    /// Writers of small objects at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    connections: u64,
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -71,28 +98,55 @@ struct Run {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Command::Run(options) = Cli::parse().command;
-    ensure!(
-        options.runtime > 0.0 && options.runtime <= 3600.0,
-        "--runtime {} is not between 0 and 3600 s",
-        options.runtime
-    );
-    ensure!((512..=1 << 20).contains(&options.bs), "--bs {} is not between 512 and 1m", options.bs);
-    ensure!(options.size >= 16 << 20 && options.size >= 16 * options.bs, "--size {} is under 16m", options.size);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let report = runtime.block_on(run(&options))?;
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    match Cli::parse().command {
+        Command::Run(options) => {
+            options.check()?;
+            print(&runtime.block_on(run(&options))?, options.json)
+        }
+        Command::Store(options) => print(&runtime.block_on(store(&options))?, options.json),
+    }
+}
+
+fn print(outcome: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(outcome)?);
     } else {
-        print!("{report}");
+        print!("{outcome}");
     }
     Ok(())
 }
 
+impl Run {
+    fn check(&self) -> anyhow::Result<()> {
+        let Run { runtime, bs, size, .. } = *self;
+        ensure!(runtime > 0.0 && runtime <= 3600.0, "--runtime {runtime} is not between 0 and 3600 s");
+        ensure!((512..=1 << 20).contains(&bs), "--bs {bs} is not between 512 and 1m");
+        ensure!(size >= 16 << 20 && size >= 16 * bs, "--size {size} is under 16m");
+        Ok(())
+    }
+}
+
+async fn store(options: &StoreArgs) -> anyhow::Result<blobs::Outcome> {
+    ensure!(options.put_size <= 1 << 20, "--put-size {} is over 1m", options.put_size);
+    let scratch = scratch(&options.dir)?;
+    let plan = blobs::Plan {
+        engine: options.engine,
+        size: options.size,
+        puts: options.puts,
+        put_size: options.put_size as usize,
+        connections: options.connections,
+    };
+    blobs::run(scratch.path(), &plan).await
+}
+
+fn scratch(dir: &Path) -> anyhow::Result<tempfile::TempDir> {
+    let scratch = tempfile::Builder::new().prefix("reelring-bench-").tempdir_in(dir);
+    scratch.with_context(|| format!("could not make a scratch directory in {}", dir.display()))
+}
+
 async fn run(options: &Run) -> anyhow::Result<Report> {
-    let scratch = tempfile::Builder::new().prefix("reelring-bench-").tempdir_in(&options.dir);
-    let scratch =
-        scratch.with_context(|| format!("could not make a scratch directory in {}", options.dir.display()))?;
+    let scratch = scratch(&options.dir)?;
     let target = Target {
         path: scratch.path().join("data"),
         size: options.size / options.bs * options.bs,

@@ -178,3 +178,42 @@ impl Drop for Counted {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::{BlobMeta, BlobReader, BlobWriter};
+    use crate::engine::EngineChoice;
+
+    /// The kernel refuses to sync a pipe: a real failure, by the real path.
+    #[tokio::test]
+    async fn a_failed_sync_degrades_the_volume_for_good_and_reads_go_on() {
+        for engine in [EngineChoice::Uring, EngineChoice::Threads] {
+            let dir = tempfile::tempdir().unwrap();
+            for name in ["blobs", "partial"] {
+                std::fs::create_dir(dir.path().join(name)).unwrap();
+            }
+            let volume = Arc::new(Volume::new(dir.path().into(), Bridge::start(engine).unwrap()));
+            let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default()).await.unwrap();
+            writer.write("before".into()).await.unwrap();
+            let sealed = writer.seal().await.unwrap();
+            let mut begun = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default()).await.unwrap();
+
+            let (_reader, pipe) = std::io::pipe().unwrap();
+            let file = std::os::fd::OwnedFd::from(pipe).into();
+            let pipe = Arc::new(NamedFile { file, path: "a pipe".into() });
+            let error = volume.sync(&pipe).await.unwrap_err();
+            assert!(error.to_string().starts_with("could not sync a pipe"), "{error}");
+
+            let refused = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default()).await;
+            assert!(matches!(refused.err(), Some(Error::Degraded { .. })));
+            begun.write("more".into()).await.unwrap();
+            assert!(matches!(begun.seal().await.err(), Some(Error::Degraded { .. })));
+            let reader = BlobReader::open(&volume, sealed.id).await.unwrap();
+            assert_eq!(reader.read(0, 10).await.unwrap(), "before");
+            drop((sealed, reader));
+            volume.settle().await;
+            assert_eq!(std::fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
+        }
+    }
+}
