@@ -1,11 +1,13 @@
 //! SHA-256 that survives a restart: its state fits into the journal's note, so what an earlier process downloaded need not
-//! be read again to know its hash. The compression function is the sha2 crate's; here is only the padding around it.
+//! be read again to know its hash. Blocks and padding are the `digest` crate's, the compression the `sha2` crate's; here is
+//! only the state, in the open.
 
 use serde::{Deserialize, Serialize};
 use sha2::compress256;
-use sha2::digest::generic_array::{GenericArray, typenum::U64};
+use sha2::digest::block_buffer::EagerBuffer;
+use sha2::digest::typenum::U64;
 
-const BLOCK: usize = 64;
+const BLOCK: u64 = 64;
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
@@ -21,49 +23,33 @@ pub struct Sha256 {
 
 impl Sha256 {
     pub fn new() -> Self {
-        Self { state: INITIAL, length: 0, tail: Vec::with_capacity(BLOCK) }
+        Self { state: INITIAL, length: 0, tail: Vec::new() }
     }
 
-    /// Bytes hashed so far. A state read back from a journal is believed only if it fits the bytes beside it.
+    /// Whether these are the bytes hashed so far: a state read back from a journal is used only if it fits the bytes
+    /// beside it.
     pub fn fits(&self, length: u64) -> bool {
-        self.length == length && self.tail.len() as u64 == length % BLOCK as u64
+        self.length == length && self.tail.len() as u64 == length % BLOCK
     }
 
-    pub fn update(&mut self, mut bytes: &[u8]) {
+    pub fn update(&mut self, bytes: &[u8]) {
+        let mut buffer = EagerBuffer::<U64>::new(&self.tail);
+        buffer.digest_blocks(bytes, |blocks| compress256(&mut self.state, blocks));
         self.length += bytes.len() as u64;
-        if !self.tail.is_empty() {
-            let room = (BLOCK - self.tail.len()).min(bytes.len());
-            self.tail.extend_from_slice(&bytes[..room]);
-            bytes = &bytes[room..];
-            if self.tail.len() < BLOCK {
-                return;
-            }
-            compress256(&mut self.state, &[*block(&self.tail)]);
-            self.tail.clear();
-        }
-        let mut blocks = bytes.chunks_exact(BLOCK);
-        for chunk in &mut blocks {
-            compress256(&mut self.state, std::slice::from_ref(block(chunk)));
-        }
-        self.tail.extend_from_slice(blocks.remainder());
+        self.tail.clear();
+        self.tail.extend_from_slice(buffer.get_data());
     }
 
     pub fn finish(mut self) -> [u8; 32] {
+        let mut buffer = EagerBuffer::<U64>::new(&self.tail);
         let bits = self.length.wrapping_mul(8);
-        self.update(&[0x80]);
-        let zeros = (2 * BLOCK - 8 - self.tail.len()) % BLOCK;
-        self.update(&[0; BLOCK][..zeros]);
-        self.update(&bits.to_be_bytes());
+        buffer.len64_padding_be(bits, |block| compress256(&mut self.state, std::slice::from_ref(block)));
         let mut hash = [0; 32];
         for (bytes, word) in hash.chunks_exact_mut(4).zip(self.state) {
             bytes.copy_from_slice(&word.to_be_bytes());
         }
         hash
     }
-}
-
-fn block(bytes: &[u8]) -> &GenericArray<u8, U64> {
-    GenericArray::from_slice(bytes)
 }
 
 pub fn hex(hash: &[u8; 32]) -> String {
@@ -82,7 +68,7 @@ mod tests {
 
     #[test]
     fn every_padding_agrees_with_the_crate() {
-        for length in 0..=3 * BLOCK {
+        for length in 0..=3 * BLOCK as usize {
             let bytes: Vec<u8> = (0..length).map(|at| at as u8).collect();
             let mut hash = Sha256::new();
             hash.update(&bytes);

@@ -105,6 +105,9 @@ async fn take_up(store: &Store, req: &FetchRequest) -> Result<Option<Held>, Fail
     match Note::decode(&bytes) {
         Some(mut note) if is_of(&note, &req.url) && hash_goes_on(&note, req, writer.len()) => {
             note.url = req.url.clone();
+            if req.sha256.is_none() {
+                note.sha256 = None;
+            }
             tracing::info!(blob = %req.blob, held = writer.len(), "resuming a fetch from its journal");
             Ok(Some(Held::resumed(writer, note)))
         }

@@ -1,4 +1,4 @@
-//! An origin that does something wrong in most answers, changes the file once and outlives several crashes of the fetch:
+//! An origin that does something wrong in most answers, keeps changing the file and outlives several crashes of the fetch:
 //! whatever comes out is one whole version, never a splice.
 
 use std::sync::Mutex;
@@ -18,11 +18,11 @@ fn answer(file: &File, asked: &Asked, dice: &mut StdRng) -> Reply {
     let start = asked.range_start().map(|start| start as usize).filter(|start| *start < file.bytes.len());
     let reply = match (dice.random_range(0..8), start) {
         // If-Range ignored, both ways.
-        (0, Some(start)) => file.part(start),
-        (1, _) => file.whole(),
+        (0..=2, Some(start)) => file.part(start),
+        (3, _) => file.whole(),
         // The right status with the wrong bytes.
-        (2, Some(start)) => file.part(start / 2),
-        (3, _) => return Reply::status(503).header("retry-after", "0"),
+        (4, Some(start)) => file.part(start / 2),
+        (5, _) => return Reply::status(503).header("retry-after", "0"),
         _ => file.reply(asked),
     };
     let reply = match dice.random_range(0..6) {
@@ -45,11 +45,11 @@ async fn one(seed: u64) -> Option<()> {
     };
     let versions = [version(1, "\"v1\"", LONG_AGO), version(2, "\"v2\"", LATER)];
     let whole = versions.clone().map(|file| file.bytes);
-    let changes_at = dice.random_range(1..6);
+    let changes_every = dice.random_range(1..5);
     let crashes: Vec<u64> = (0..dice.random_range(0..3)).map(|_| dice.random_range(1..MIB as u64)).collect();
     let faults = Mutex::new(dice);
     let url = origin.answer("/a.mp4", move |asked, before| {
-        answer(&versions[usize::from(before >= changes_at)], asked, &mut faults.lock().unwrap())
+        answer(&versions[before / changes_every % 2], asked, &mut faults.lock().unwrap())
     });
     let req = request(&url);
     let mut ended = None;
@@ -87,5 +87,5 @@ async fn one(seed: u64) -> Option<()> {
 async fn whatever_goes_wrong_one_whole_version_comes_out() {
     let ended = futures_util::future::join_all((0..FETCHES).map(one)).await;
     let whole = ended.iter().flatten().count() as u64;
-    assert!(whole >= FETCHES / 2, "only {whole} of {FETCHES} came to an end: this shows nothing");
+    assert!(whole >= FETCHES / 3, "only {whole} of {FETCHES} came to an end: this shows nothing");
 }
