@@ -3,15 +3,19 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
+use support::nginx::Nginx;
 use support::node::Node;
-use support::{Noise, scratch};
+use support::process::{self, Owned};
+use support::{Noise, eventually, scratch, sha256};
 
 /// A folder to work in, with nothing of the caller's settings.
 struct Desk {
@@ -257,6 +261,114 @@ fn a_full_output_is_an_error() {
     let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
     let output = desk.command(&["completions", "bash"]).stdout(full).output().expect("its end");
     Ended::of(&["completions"], output).refused(1, &["standard output", "space"]);
+}
+
+#[test]
+fn a_fetch_without_a_node_stores_and_copies_out() {
+    let desk = Desk::new();
+    let origin = Nginx::start(1 << 20);
+    let bytes = Noise::bytes(2, 700_000);
+    fs::write(origin.root().join("film.mp4"), &bytes).expect("the original");
+    let url = origin.url("film.mp4");
+
+    desk.run(&["fetch", &url, "--key", "a"]).refused(1, &["127.0.0.1", "--allow-private-origins"]);
+    let private = "--allow-private-origins";
+    assert_eq!(desk.run(&["fetch", &url, private]).ok(), "film.mp4\n");
+    desk.run(&["get", "film.mp4"]).ok();
+    assert!(fs::read(desk.path("film.mp4")).expect("the copy") == bytes);
+
+    let digest = sha256(&bytes);
+    let arguments = ["fetch", &url, private, "--key", "k", "--sha256", &digest, "-o", "out.mp4", "--json"];
+    let job: Value = serde_json::from_str(&desk.run(&arguments).ok()).expect("one JSON document");
+    assert_eq!((job["state"].as_str(), job["result"]["object"].as_str()), (Some("done"), Some("k")));
+    assert!(fs::read(desk.path("out.mp4")).expect("the copy") == bytes);
+    let other = "0".repeat(64);
+    desk.run(&["fetch", &url, private, "--key", "bad", "--sha256", &other]).refused(1, &[&digest]);
+    desk.run(&["fetch", &origin.url("absent"), private]).refused(1, &["404"]);
+    desk.run(&["fetch", &url, "--no-wait"]).refused(2, &["--no-wait", "reelring serve"]);
+    assert_eq!(desk.run(&["ls"]).ok(), "film.mp4\nk\n");
+    assert!(support::node::names(&desk.data().join("partial")).is_empty());
+}
+
+#[tokio::test]
+async fn an_interrupted_fetch_goes_on_with_the_same_command() {
+    let desk = Desk::new();
+    let origin = Nginx::start(4 << 20);
+    let bytes = Noise::bytes(3, 24 << 20);
+    fs::write(origin.root().join("film.mp4"), &bytes).expect("the original");
+    let (slow, private) = (origin.url("slow/film.mp4"), "--allow-private-origins");
+    let arguments = ["fetch", &slow, private, "--key", "film"];
+
+    let mut child = Owned::spawn(desk.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let partial = desk.data().join("partial");
+    eventually("a journal with something in it", Duration::from_secs(20), async || {
+        let files = fs::read_dir(&partial).ok()?;
+        let long = |entry: fs::DirEntry| entry.metadata().is_ok_and(|found| found.len() > 8 << 20);
+        files.flatten().any(long).then_some(())
+    })
+    .await;
+    process::signal(child.id(), Signal::INT);
+    let status = child.0.wait().expect("its end");
+    let mut told = String::new();
+    child.0.stderr.take().expect("its errors").read_to_string(&mut told).expect("text");
+    assert_eq!(status.code(), Some(130), "{told}");
+    assert!(told.contains("paused") && told.contains("the same command"), "{told}");
+
+    let jobs = desk.run(&["jobs", "--json"]).ok();
+    let job: Value = serde_json::from_str(&jobs).expect("one job");
+    assert_eq!(job["state"], "paused", "asking about a paused job leaves it paused");
+
+    let again = desk.run(&arguments);
+    assert!(again.stderr.contains("goes on"), "{}", again.stderr);
+    assert_eq!(again.ok(), "film\n");
+    assert!(desk.run(&["get", "film", "-o", "-"]).stdout == bytes);
+    assert!(origin.hits().iter().any(|hit| hit.start() > 0), "it went on where it stopped: {:?}", origin.hits());
+}
+
+#[tokio::test]
+async fn jobs_are_shown_watched_and_steered_on_a_node() {
+    let desk = Desk::new();
+    let origin = Nginx::start(1 << 20);
+    fs::write(origin.root().join("a.bin"), Noise::bytes(4, 40 << 20)).expect("the original");
+    let _node = Node::start(&desk.data()).await;
+    let fetch = desk.run(&["fetch", &origin.url("slow/a.bin"), "--key", "slow", "--no-wait"]).ok();
+    let id = fetch.trim();
+
+    let mut watch = Owned::spawn(desk.command(&["jobs", "--watch", "--json"]).stdout(Stdio::piped()));
+    let lines = BufReader::new(watch.0.stdout.take().expect("its output")).lines();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let collected = seen.clone();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let job: Value = serde_json::from_str(&line).expect("one JSON document a line");
+            collected.lock().expect("the list").push((job["id"].clone(), job["state"].clone()));
+        }
+    });
+    let saw = async |state: &str| {
+        eventually(&format!("a line about {state}"), Duration::from_secs(10), async || {
+            seen.lock().expect("the list").contains(&(id.into(), state.into())).then_some(())
+        })
+        .await;
+    };
+    saw("running").await;
+
+    let state = |verb: &str| desk.run(&[verb, id]).ok();
+    assert_eq!(state("pause"), format!("{id} paused\n"));
+    assert!(desk.run(&["jobs"]).ok().contains("paused"));
+    desk.run(&["retry", id]).refused(1, &[id, "paused"]);
+    assert!(state("resume").starts_with(id));
+    assert_eq!(state("cancel"), format!("{id} cancelled\n"));
+    desk.run(&["cancel", &"0".repeat(32)]).refused(1, &["reelring jobs"]);
+    let shown = desk.run(&["jobs", id]).ok();
+    assert!(shown.contains("cancelled") && shown.contains("slow/a.bin"), "{shown}");
+    desk.run(&["jobs", id, "--watch"]).refused(1, &["cancelled", "reelring retry"]);
+
+    for state in ["paused", "cancelled"] {
+        saw(state).await;
+    }
+    process::signal(watch.id(), Signal::INT);
+    assert_eq!(watch.0.wait().expect("its end").code(), Some(130));
+    reader.join().expect("every line was JSON");
 }
 
 #[tokio::test]

@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::events::Events;
 use super::exit::{CliError, Result};
-use super::transport::{ByteStream, Reply, Request, RequestBody, Transport};
+use super::transport::{ByteStream, CALL_TIMEOUT, Reply, Request, RequestBody, Transport};
 use crate::jobs::{Job, JobId, JobState};
 
 /// A page of a thousand objects with the longest keys fits.
@@ -137,7 +138,9 @@ impl Client {
 
     /// Returns whether the object was there.
     pub async fn delete_object(&self, key: &Key) -> Result<bool> {
-        let reply = self.transport.send(self.request(Method::DELETE, object_path(key))).await?;
+        let mut request = self.request(Method::DELETE, object_path(key));
+        request.timeout = Some(CALL_TIMEOUT);
+        let reply = self.transport.send(request).await?;
         match reply.status {
             StatusCode::NOT_FOUND => Ok(false),
             status if status.is_success() => Ok(true),
@@ -176,17 +179,23 @@ impl Client {
         self.call(Method::POST, format!("/v1/jobs/{id}/{verb}"), Some(Bytes::new())).await
     }
 
+    /// Changes of all jobs from now on.
+    pub async fn events(&self) -> Result<Events> {
+        Ok(Events::new(self.accept(self.request(Method::GET, "/v1/events".into())).await?.body))
+    }
+
     /// Any answer as JSON, for what is only shown.
     pub async fn json(&self, path: &str) -> Result<Value> {
         self.call(Method::GET, path.into(), None).await
     }
 
     fn request(&self, method: Method, path: String) -> Request {
-        Request { method, path, headers: HeaderMap::new(), body: RequestBody::Bytes(Bytes::new()) }
+        Request { method, path, headers: HeaderMap::new(), body: RequestBody::Bytes(Bytes::new()), timeout: None }
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: String, body: Option<Bytes>) -> Result<T> {
         let mut request = self.request(method, path);
+        request.timeout = Some(CALL_TIMEOUT);
         if let Some(body) = body {
             if !body.is_empty() {
                 request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

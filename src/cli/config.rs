@@ -13,7 +13,7 @@ use crate::config::{Config as Resolved, Origins, Settings};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  reelring config show                           every setting, its value and where that came from
+  reelring config show                           every setting, and where its value came from
   reelring config show --json
   reelring config check --config reelring.toml   status 1 if a node would not start with it
 

@@ -10,7 +10,7 @@ use crate::jobs::{Job, JobId, JobState};
 
 const POLL: Duration = Duration::from_millis(200);
 /// A job survives a restart of its node, so a command that waits for it does too.
-const ABSENCE: Duration = Duration::from_secs(20);
+pub const ABSENCE: Duration = Duration::from_secs(20);
 
 /// Waits until the job is done and returns it; every other end is an error that says what to do next.
 pub async fn to_the_end(session: &Session, mut job: Job, display: &Display, again: &str) -> Result<Job> {

@@ -16,12 +16,14 @@ use super::target::Absent;
 use crate::jobs::{Job, JobId, JobSpec, JobState, Stage};
 use crate::limits;
 
-/// How often `--watch` looks.
-const WATCH: Duration = Duration::from_millis(500);
+/// Before `--watch` asks a node again that ended the stream.
+const RECONNECT: Duration = Duration::from_millis(500);
 /// A job that only advances is worth a line this often.
 const WATCH_LINE: Duration = Duration::from_secs(5);
-/// Jobs `--watch` looks at: the newest.
+/// Jobs `--watch` begins with: the newest.
 const WATCHED: usize = 100;
+/// Jobs it remembers, so that nothing is shown twice; finished ones are forgotten first.
+const SEEN: usize = 10_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -29,9 +31,9 @@ Examples:
   reelring jobs                             the newest jobs
   reelring jobs --state failed --limit 1000
   reelring jobs ID                          everything about one
-  reelring jobs ID --watch                  its progress until it ends; status 1 if it fails
+  reelring jobs ID --watch                  its progress to the end, status 1 if it fails
   reelring jobs --watch                     a line for every change, until Ctrl-C
-  reelring jobs --json                      one JSON object per line, with --watch one per change")]
+  reelring jobs --json                      one JSON object per line (--watch: per change)")]
 pub struct Jobs {
     /// Only this job
     id: Option<JobId>,
@@ -129,37 +131,82 @@ impl Jobs {
         self.show(&outcome?)
     }
 
-    /// A line for every change of state, and now and then for one that advances.
+    /// The newest jobs, then a line for every change, over a restart of the node too.
     async fn follow_all(&self, session: &Session) -> Result<()> {
-        let mut out = Output::new();
-        let mut seen: HashMap<JobId, (Job, Instant)> = HashMap::new();
+        let mut watcher = Watcher { json: self.json, state: self.state, out: Output::new(), seen: HashMap::new() };
+        let mut away: Option<Instant> = None;
         loop {
-            let page = session.client.jobs(self.state, None, WATCHED).await?;
-            for job in page.jobs.iter().rev() {
-                let due = match seen.get(&job.id) {
-                    None => true,
-                    Some((old, _)) if self.json => old != job,
-                    Some((old, at)) => {
-                        let moved = (old.state, old.stage) != (job.state, job.stage);
-                        moved || (old.progress != job.progress && at.elapsed() >= WATCH_LINE)
-                    }
-                };
-                if due {
-                    if self.json {
-                        out.json(job)?
-                    } else {
-                        out.line(&row(job).join("  "))?
-                    }
-                    seen.insert(job.id.clone(), (job.clone(), Instant::now()));
+            let outcome = tokio::select! {
+                outcome = watcher.follow(session, &mut away) => outcome,
+                () = session.interrupt.cancelled() => return Err(CliError::Interrupted("stopped watching".into())),
+            };
+            if let Err(error) = outcome {
+                let since = *away.get_or_insert_with(Instant::now);
+                if matches!(error, CliError::Output(_)) || since.elapsed() >= follow::ABSENCE {
+                    return Err(error);
                 }
             }
-            seen.retain(|id, _| page.jobs.iter().any(|job| job.id == *id));
-            out.flush()?;
             tokio::select! {
                 () = session.interrupt.cancelled() => return Err(CliError::Interrupted("stopped watching".into())),
-                () = tokio::time::sleep(WATCH) => {}
+                () = tokio::time::sleep(RECONNECT) => {}
             }
         }
+    }
+}
+
+/// What `jobs --watch` has shown.
+struct Watcher {
+    json: bool,
+    state: Option<JobState>,
+    out: Output,
+    seen: HashMap<JobId, (Job, Instant)>,
+}
+
+impl Watcher {
+    /// Lists, then follows the events until the node ends the stream or some were missed.
+    async fn follow(&mut self, session: &Session, away: &mut Option<Instant>) -> Result<()> {
+        // Followed before it is listed: a change in between is seen twice, never missed.
+        let mut events = session.client.events().await?;
+        let page = session.client.jobs(self.state, None, WATCHED).await?;
+        *away = None;
+        for job in page.jobs.into_iter().rev() {
+            self.show(job)?;
+        }
+        self.out.flush()?;
+        while let Some(event) = events.next().await? {
+            if event.name != "job" {
+                break;
+            }
+            if let Ok(job) = serde_json::from_str(&event.data) {
+                self.show(job)?;
+                self.out.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, job: Job) -> Result<()> {
+        let due = match self.seen.get(&job.id) {
+            None => true,
+            Some((old, _)) if self.json => *old != job,
+            Some((old, at)) => {
+                let moved = (old.state, old.stage) != (job.state, job.stage);
+                moved || (old.progress != job.progress && at.elapsed() >= WATCH_LINE)
+            }
+        };
+        if !due || self.state.is_some_and(|state| state != job.state) {
+            return Ok(());
+        }
+        if self.json {
+            self.out.json(&job)?
+        } else {
+            self.out.line(&row(&job).join("  "))?
+        }
+        if self.seen.len() >= SEEN && !self.seen.contains_key(&job.id) {
+            self.seen.retain(|_, (old, _)| !old.state.is_final());
+        }
+        self.seen.insert(job.id.clone(), (job, Instant::now()));
+        Ok(())
     }
 }
 

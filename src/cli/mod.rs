@@ -12,6 +12,7 @@ mod completions;
 mod config;
 mod display;
 mod doctor;
+mod events;
 mod exit;
 mod fetch;
 mod follow;

@@ -23,8 +23,8 @@ use super::exit::{CliError, Result};
 pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A call without a body to stream answers within this time.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A call whose answer is not streamed is over within this time.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest silence of the node in the middle of a reply.
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -34,6 +34,8 @@ pub struct Request {
     pub path: String,
     pub headers: HeaderMap,
     pub body: RequestBody,
+    /// For the whole exchange, the body of the answer included; `None` for one that may take as long as it takes.
+    pub timeout: Option<Duration>,
 }
 
 pub enum RequestBody {
@@ -100,9 +102,12 @@ impl Transport {
 async fn send_network(client: &reqwest::Client, base: &str, request: Request) -> reqwest::Result<Reply> {
     let mut builder = client.request(request.method, format!("{base}{}", request.path)).headers(request.headers);
     builder = match request.body {
-        RequestBody::Bytes(bytes) => builder.timeout(CALL_TIMEOUT).body(bytes),
+        RequestBody::Bytes(bytes) => builder.body(bytes),
         RequestBody::Stream(stream) => builder.body(reqwest::Body::wrap_stream(stream)),
     };
+    if let Some(timeout) = request.timeout {
+        builder = builder.timeout(timeout);
+    }
     let response = builder.send().await?;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.bytes_stream().map_err(|error| io::Error::other(root(&error))).boxed();
