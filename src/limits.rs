@@ -114,6 +114,8 @@ pub const PLUGIN_RESCAN: Duration = Duration::from_secs(30);
 pub const PLUGIN_RESCAN_UNWATCHED: Duration = Duration::from_secs(1);
 /// Fetches of all plugins at the same time; each holds its page in memory.
 pub const PLUGIN_FETCHES: usize = 8;
+/// Calls that are repeated at the same time, each in a worker of its own, because they shared one that failed.
+pub const PLUGIN_CALLS_ALONE: usize = 4;
 /// Patterns of one manifest and the length of one.
 pub const PLUGIN_PATTERNS: usize = 64;
 pub const PLUGIN_PATTERN_BYTES: usize = 512;

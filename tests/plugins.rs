@@ -285,9 +285,21 @@ async fn what_never_ends_is_killed() {
         let (failure, other) = tokio::join!(bench.failure("https://a.example/bad"), bench.found("https://b.example/"));
         assert_permanent(&failure, &["plugin a: extract ran longer than 0.7 s and was stopped"]);
         assert_eq!(other, "https://b.example/", "{name} cost another plugin its answer");
-        assert!(start.elapsed() < SHORT + Duration::from_secs(2), "{name} took {:?}", start.elapsed());
+        assert!(start.elapsed() < SHORT + Duration::from_secs(5), "{name} took {:?}", start.elapsed());
         assert_eq!(bench.found("https://a.example/").await, "https://a.example/", "no life after {name}");
     }
+}
+
+#[tokio::test]
+async fn calls_that_share_a_worker_with_a_loop_are_answered() {
+    let body = "await new Promise((done) => setTimeout(done, 50));
+        if (url.endsWith('bad')) for (;;) {}
+        await new Promise((done) => setTimeout(done, 50)); return { url };";
+    let bench = Bench::hurried(&[("a.js", &plugin("a", body))]).await;
+    let good = all((0..5).map(|_| bench.found("https://a.example/")));
+    let (good, bad) = tokio::join!(good, bench.failure("https://a.example/bad"));
+    assert_eq!(good, vec!["https://a.example/"; 5]);
+    assert_permanent(&bad, &["extract ran longer than 0.7 s and was stopped"]);
 }
 
 #[tokio::test]
@@ -308,6 +320,20 @@ async fn a_plugin_that_needs_too_much_memory_is_stopped() {
         assert_permanent(&failure, &["plugin a: ", "memory"]);
         assert_eq!(bench.found("https://a.example/").await, "https://a.example/", "no life after {name}");
     }
+}
+
+/// Pages lie outside the JavaScript heap; the limit of the whole process holds them.
+#[tokio::test]
+async fn a_plugin_that_hoards_pages_is_stopped() {
+    let origin = server(|_| page(&"x".repeat(8 << 20))).await;
+    let body = format!(
+        "const all = []; for (let n = 0; n < 64; n++) {{ const r = await ctx.fetch('http://{origin}/'); all.push(r, await r.text()); }}
+         return {{ url }};"
+    );
+    let bench = Bench::with(&[("a.js", &plugin("a", &body))]).await;
+    let failure = bench.failure("https://a.example/").await;
+    println!("hoarded pages: {failure}");
+    assert_permanent(&failure, &["memory"]);
 }
 
 #[tokio::test]

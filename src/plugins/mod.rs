@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -84,6 +85,8 @@ struct Home {
     worker: WorkerPath,
     pages: Pages,
     options: Options,
+    /// Workers that run a single call each.
+    alone: Arc<Semaphore>,
     /// Ends every worker.
     shutdown: CancellationToken,
     /// Everything that must be gone before a shutdown is over.
@@ -105,7 +108,8 @@ impl Plugins {
 
     pub async fn start_with(dir: PathBuf, worker: WorkerPath, client: guard::Client, options: Options) -> Plugins {
         let (shutdown, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let home = Home { worker, pages: Pages::new(client), options, shutdown, tracker };
+        let alone = Arc::new(Semaphore::new(limits::PLUGIN_CALLS_ALONE));
+        let home = Home { worker, pages: Pages::new(client), options, alone, shutdown, tracker };
         let registry = Arc::new(Registry::new(dir, home.clone()));
         // Watched before the first look, so that no change falls between the two.
         let watch = watch::Watch::new(registry.dir());

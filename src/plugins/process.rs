@@ -2,7 +2,8 @@
 //!
 //! A task of its own (the driver) owns the child, the socket and every call in flight. It never waits for the worker: what
 //! it sends goes through a writing task, what the worker fetches is a task per page, and a call that outlives its deadline
-//! ends the process, since nothing less stops a loop. Dropping every [`Process`] handle ends the worker too. A caller that
+//! ends the process, since nothing less stops a loop. Which of several calls was to blame cannot be known; they are told
+//! that they shared a fate ([`NoAnswer::Shared`]). Dropping every [`Process`] handle ends the worker too. A caller that
 //! goes away leaves its call behind, so that the deadline still finds a loop.
 
 use std::collections::HashMap;
@@ -29,7 +30,7 @@ use url::Url;
 
 use super::Home;
 use super::pages::PageRequest;
-use crate::error::Failure;
+use crate::error::{Failure, FailureKind};
 use crate::limits;
 
 /// Frames on their way to a worker: its calls and the answers to its fetches.
@@ -46,12 +47,22 @@ pub struct Process {
 struct Call {
     url: Url,
     cancel: CancellationToken,
-    reply: oneshot::Sender<Result<String, Failure>>,
+    reply: Reply,
 }
 
-/// Why a call has no answer although nothing is known to have failed: the worker had ended before it took the call.
+/// Where the JSON of a result goes, or why there is none.
+type Reply = oneshot::Sender<Result<String, NoAnswer>>;
+
+/// Why a call has no answer.
 #[derive(Debug)]
-pub struct Gone;
+pub enum NoAnswer {
+    /// The call's own failure.
+    Failed(Failure),
+    /// The worker ended with several calls in flight. This is how it ended; whose doing it was is not known.
+    Shared(Failure),
+    /// The worker had ended before it took the call.
+    Gone,
+}
 
 impl Process {
     /// Starts a worker and loads the plugin. The result is the handle and the JSON of the plugin's manifest.
@@ -76,18 +87,18 @@ impl Process {
     }
 
     /// Calls `extract`. The JSON of its result, or why there is none.
-    pub async fn extract(&self, url: &Url, cancel: &CancellationToken) -> Result<Result<String, Failure>, Gone> {
+    pub async fn extract(&self, url: &Url, cancel: &CancellationToken) -> Result<String, NoAnswer> {
         let cancel = cancel.child_token();
         let _ended: DropGuard = cancel.clone().drop_guard();
         let (reply, answer) = oneshot::channel();
         let call = Call { url: url.clone(), cancel: cancel.clone(), reply };
         let asked = async {
-            self.calls.send(call).await.map_err(|_| Gone)?;
-            answer.await.map_err(|_| Gone)
+            self.calls.send(call).await.map_err(|_| NoAnswer::Gone)?;
+            answer.await.unwrap_or(Err(NoAnswer::Gone))
         };
         tokio::select! {
             answer = asked => answer,
-            () = cancel.cancelled() => Ok(Err(Failure::cancelled())),
+            () = cancel.cancelled() => Err(NoAnswer::Failed(Failure::cancelled())),
         }
     }
 }
@@ -156,13 +167,13 @@ impl Starting {
         let _ = self.child.start_kill();
         let status = self.child.wait().await;
         let words = self.last_words.await.unwrap_or_default();
-        post_mortem(status, &words, Some(&error), cpu)
+        post_mortem(status, &words, &error, cpu)
     }
 }
 
 /// One call in flight.
 struct Pending {
-    reply: oneshot::Sender<Result<String, Failure>>,
+    reply: Reply,
     deadline: Instant,
     fetches: u32,
     cancel: CancellationToken,
@@ -260,7 +271,8 @@ impl Driver {
         match message {
             ToNode::Extracted { call } => self.answer(call, Ok(String::from_utf8_lossy(&payload).into_owned())),
             ToNode::ExtractFailed { call, error } => {
-                self.answer(call, Err(Failure::permanent(located(&error, &self.file))));
+                let failure = Failure::permanent(located(&error, &self.file));
+                self.answer(call, Err(NoAnswer::Failed(failure)));
             }
             ToNode::Fetch { call, fetch, method, url, headers, has_body } => {
                 self.fetch(call, PageRequest { fetch, method, url, headers, body: has_body.then_some(payload) });
@@ -272,7 +284,7 @@ impl Driver {
         Ok(())
     }
 
-    fn answer(&mut self, call: u64, answer: Result<String, Failure>) {
+    fn answer(&mut self, call: u64, answer: Result<String, NoAnswer>) {
         if let Some(pending) = self.pending.remove(&call) {
             let _ = pending.reply.send(answer);
         }
@@ -316,39 +328,27 @@ impl Driver {
         let status = self.child.wait().await;
         self.writer.abort();
         let words = self.last_words.await.unwrap_or_default();
-        let options = &self.home.options;
-        let alone = self.pending.len() == 1;
-        let now = Instant::now();
+        let limit = self.home.options.extract;
+        let failure = match &end {
+            End::Unneeded | End::ShuttingDown => Failure::cancelled(),
+            End::Overrun => Failure::permanent(format!("extract ran longer than {} and was stopped", seconds(limit))),
+            End::Dying(reason) => Failure::permanent(dying(reason)),
+            End::Lost(error) => post_mortem(status, &words, error, limit),
+        };
+        let calls = self.pending.len();
+        if calls > 0 && failure.kind != FailureKind::Cancelled {
+            tracing::warn!(plugin = %self.file, calls, "the plugin's worker has ended: {failure}");
+        }
+        let shared = calls > 1 && failure.kind != FailureKind::Cancelled;
         for (_, call) in self.pending.drain() {
-            let failure = match &end {
-                End::Unneeded | End::ShuttingDown => Failure::cancelled(),
-                End::Overrun if alone || call.deadline <= now => {
-                    let limit = seconds(options.extract);
-                    Failure::permanent(format!("extract ran longer than {limit} and was stopped"))
-                }
-                End::Overrun => Failure::transient(format!(
-                    "its worker was stopped because another extract ran longer than {}; try again",
-                    seconds(options.extract)
-                )),
-                End::Dying(reason) if alone => Failure::permanent(dying(reason)),
-                End::Dying(reason) => {
-                    Failure::transient(format!("{}, with several extracts in flight; try again", dying(reason)))
-                }
-                End::Lost(error) => {
-                    let status = status.as_ref().map(|status| *status).map_err(|error| io::Error::from(error.kind()));
-                    post_mortem(status, &words, Some(error), options.extract)
-                }
-            };
-            if failure.kind != crate::error::FailureKind::Cancelled {
-                tracing::warn!(plugin = %self.file, "{failure}");
-            }
-            let _ = call.reply.send(Err(failure));
+            let failure = failure.clone();
+            let _ = call.reply.send(Err(if shared { NoAnswer::Shared(failure) } else { NoAnswer::Failed(failure) }));
         }
     }
 }
 
 /// What the exit status of a worker that was not stopped by the node says.
-fn post_mortem(status: io::Result<ExitStatus>, words: &str, error: Option<&FrameError>, cpu: Duration) -> Failure {
+fn post_mortem(status: io::Result<ExitStatus>, words: &str, error: &FrameError, cpu: Duration) -> Failure {
     let memory = bounds::ADDRESS_SPACE_BYTES >> 20;
     let signal = status.as_ref().ok().and_then(ExitStatus::signal);
     match signal {
@@ -365,10 +365,7 @@ fn post_mortem(status: io::Result<ExitStatus>, words: &str, error: Option<&Frame
             Failure::transient(format!("its worker was ended from outside ({status}); try again"))
         }
         None if !words.is_empty() => Failure::transient(format!("its worker ended{}", said(words))),
-        None => Failure::transient(match error {
-            Some(error) => format!("its worker was lost: {error}"),
-            None => "its worker was lost".into(),
-        }),
+        None => Failure::transient(format!("its worker was lost: {error}")),
     }
 }
 

@@ -21,6 +21,7 @@ use url::Url;
 use super::manifest::is_id;
 use super::supervisor::Generation;
 use super::{Home, PluginState, PluginStatus};
+use crate::error::{Failure, FailureKind};
 use crate::limits;
 
 #[derive(Debug)]
@@ -45,6 +46,8 @@ struct Slot {
     live: Option<Arc<Generation>>,
     problem: Option<String>,
     load: Option<AbortHandle>,
+    /// The load failed for a reason outside the file, so that the next scan tries again.
+    retry: bool,
 }
 
 /// What one look at the directory says of a file.
@@ -150,7 +153,7 @@ impl Registry {
             return Loads(loads);
         }
         for (file, seen) in found {
-            if slots.files.get(&file).is_some_and(|slot| slot.seen == seen) {
+            if slots.files.get(&file).is_some_and(|slot| slot.seen == seen && !slot.retry) {
                 continue;
             }
             let slot = slots.files.entry(file.clone()).or_insert_with(|| Slot {
@@ -158,8 +161,10 @@ impl Registry {
                 live: None,
                 problem: None,
                 load: None,
+                retry: false,
             });
             slot.seen = seen.clone();
+            slot.retry = false;
             slot.load.take().iter().for_each(AbortHandle::abort);
             match seen {
                 // What used to be a plugin under this name no longer is one.
@@ -180,7 +185,7 @@ impl Registry {
         let outcome = match text.flatten() {
             Ok(text) if self.is_live(&file, &text) => Ok(None),
             Ok(text) => self.generation(&file, text).await.map(Some),
-            Err(problem) => Err(problem),
+            Err(problem) => Err(Failure::permanent(problem)),
         };
         let mut slots = self.write();
         let taken = outcome.as_ref().ok().and_then(Option::as_ref).and_then(|new| {
@@ -189,7 +194,9 @@ impl Registry {
                 .files
                 .iter()
                 .find(|(name, slot)| **name != file && slot.live.as_ref().is_some_and(|live| live.manifest.id == *id));
-            other.map(|(name, _)| format!("the id {id} belongs to {name} already; give this plugin another one"))
+            other.map(|(name, _)| {
+                Failure::permanent(format!("the id {id} belongs to {name} already; give this plugin another one"))
+            })
         });
         let Some(slot) = slots.files.get_mut(&file) else { return };
         // The file changed again: another load is on its way.
@@ -208,7 +215,8 @@ impl Registry {
             (Err(problem), _) | (Ok(Some(_)), Some(problem)) => {
                 let kept = if slot.live.is_some() { "; the version before it stays at work" } else { "" };
                 tracing::warn!("plugin {file} cannot be loaded: {problem}{kept}");
-                slot.problem = Some(problem);
+                slot.retry = problem.kind == FailureKind::Transient;
+                slot.problem = Some(problem.message);
             }
         }
     }
@@ -217,8 +225,8 @@ impl Registry {
         self.read().files.get(file).and_then(|slot| slot.live.as_ref()).is_some_and(|live| *live.source == *text)
     }
 
-    async fn generation(&self, file: &str, text: String) -> Result<Generation, String> {
-        let _slot = self.loading.acquire().await.map_err(|error| error.to_string())?;
+    async fn generation(&self, file: &str, text: String) -> Result<Generation, Failure> {
+        let _slot = self.loading.acquire().await.map_err(|error| Failure::transient(error.to_string()))?;
         let number = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         Generation::load(self.home.clone(), file, text.into(), number).await
     }

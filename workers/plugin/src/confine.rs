@@ -137,3 +137,30 @@ const REFUSED: &[i64] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_vfork,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    use super::*;
+
+    /// On a thread of its own, so that the other tests keep their rights.
+    #[test]
+    fn the_filter_refuses_network_files_and_processes() {
+        let refused = std::thread::spawn(|| {
+            seccompiler::apply_filter(&filter().unwrap()).unwrap();
+            let refused =
+                |result: std::io::Result<()>| result.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+            [
+                refused(UdpSocket::bind("127.0.0.1:0").map(drop)),
+                refused(File::open("/etc/hostname").map(drop)),
+                refused(File::create("/tmp/reelring-plugin-must-not-write").map(drop)),
+                refused(Command::new("/bin/true").status().map(drop)),
+                refused(rustix::process::test_kill_process(rustix::process::getppid().unwrap()).map_err(Into::into)),
+            ]
+        });
+        assert_eq!(refused.join().unwrap(), [true; 5]);
+    }
+}
