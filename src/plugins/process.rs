@@ -355,11 +355,13 @@ fn post_mortem(status: io::Result<ExitStatus>, words: &str, error: &FrameError, 
         Some(libc::SIGXCPU) => {
             Failure::permanent(format!("it used more than {} of processor time and was stopped", seconds(cpu)))
         }
-        Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) => Failure::permanent(format!(
-            "it brought its worker down ({}), as a plugin does that needs more than {memory} MiB of memory{}",
-            status.map(|status| status.to_string()).unwrap_or_default(),
-            said(words)
-        )),
+        Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) if words.contains("memory allocation of") => {
+            Failure::permanent(format!("it used more than {memory} MiB of memory and was stopped"))
+        }
+        Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS) => {
+            let status = status.map(|status| status.to_string()).unwrap_or_default();
+            Failure::permanent(format!("it crashed its worker ({status}){}", said(words)))
+        }
         Some(_) => {
             let status = status.map(|status| status.to_string()).unwrap_or_default();
             Failure::transient(format!("its worker was ended from outside ({status}); try again"))

@@ -34,6 +34,11 @@ fn main() -> ExitCode {
         std::env::set_var("V82JSC_NO_BC_CACHE", "1");
         std::env::set_var("QJS_NO_WASM", "1");
     }
+    // One line for the node to show, and the end: nothing here outlives a panic, most of which come through C frames.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("{}", panic.to_string().replace('\n', " "));
+        std::process::abort();
+    }));
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,6 +11,8 @@
     op_base64_encode, op_base64_decode, op_text_decode,
   } = core.ops;
   const { createTimer, cancelTimer, encode } = core;
+  const { Error, String, Object } = globalThis;
+  const { stringify } = JSON;
 
   const define = (entries) => {
     for (const [name, value] of Object.entries(entries)) {
@@ -25,7 +27,7 @@
     if (typeof value === "function") return `[function ${value.name}]`;
     if (typeof value === "object" && value !== null) {
       try {
-        return JSON.stringify(value) ?? String(value);
+        return stringify(value) ?? String(value);
       } catch {
         return Object.prototype.toString.call(value);
       }
@@ -264,16 +266,23 @@
   delete globalThis.WebAssembly;
   delete globalThis.SharedArrayBuffer;
   delete globalThis.Atomics;
+  // The engine makes its own errors of this one and does not survive without it.
+  Object.defineProperty(globalThis, "Error", { value: Error, writable: false, configurable: false });
 
-  // A promise or any other thing without a JSON form becomes `undefined` here; the worker says so in its own words.
-  const plain = (value) => JSON.stringify(value);
   return {
     manifest: (module) => {
       if (typeof module.extract !== "function") {
         throw new TypeError("a plugin must `export async function extract(url, ctx)`");
       }
-      return plain(module.manifest ?? null);
+      return stringify(module.manifest ?? null);
     },
-    extract: async (module, call, url) => plain(await module.extract(url, Object.freeze({ fetch: fetchFor(call) }))),
+    extract: async (module, call, url) => {
+      try {
+        return stringify(await module.extract(url, Object.freeze({ fetch: fetchFor(call) })));
+      } catch (thrown) {
+        // Anything may be thrown; what is not an error becomes its text.
+        throw thrown instanceof Error ? thrown : show(thrown);
+      }
+    },
   };
 })();

@@ -165,7 +165,15 @@ fn errors_carry_line_and_column() {
         let error = run(code).unwrap_err();
         assert_eq!((error.message.as_str(), error.at), (message, Some(Position { line: at.0, column: at.1 })));
     }
-    assert_eq!(run("throw 'just text';").unwrap_err().message, "just text");
+    for (thrown, message) in [
+        ("'just text'", "just text"),
+        ("null", "null"),
+        ("{ code: 7 }", r#"{"code":7}"#),
+        ("Object.create(null)", "{}"),
+        ("{ get message() { throw 1; } }", "[object Object]"),
+    ] {
+        assert_eq!(run(&format!("throw {thrown};")).unwrap_err().message, message);
+    }
 }
 
 #[test]
@@ -217,6 +225,7 @@ fn the_web_platform_that_extractors_need_is_there() {
 
 #[test]
 fn nothing_of_the_engine_leaks_to_the_plugin() {
+    assert!(run("globalThis.Error = null; null.x;").unwrap_err().message.starts_with("TypeError"));
     let left = value(
         "return ['Deno', '__bootstrap', 'WebAssembly', 'process', 'require', 'fetch', 'Atomics'].filter((name) => name in globalThis);",
     );
@@ -282,8 +291,15 @@ fn a_result_without_json_is_null_and_a_long_one_an_error() {
 
 #[test]
 fn deep_recursion_is_an_error_of_the_plugin() {
-    let error = run("const f = () => f() + 1; return f();").unwrap_err();
-    assert!(error.message.contains("stack"), "{error:?}");
+    for code in [
+        "const f = () => f() + 1; return f();",
+        "return JSON.parse('['.repeat(1e6));",
+        "let a = []; for (let i = 0; i < 1e6; i++) a = [a]; return String(a);",
+        "return eval('('.repeat(1e6));",
+    ] {
+        let error = run(code).unwrap_err();
+        assert!(error.message.contains("stack"), "{code}: {error:?}");
+    }
 }
 
 /// The end of the worker, whatever way it takes, comes before its address space is spent.
