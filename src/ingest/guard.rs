@@ -389,10 +389,13 @@ fn unreached(url: &Url, error: &reqwest::Error) -> Error {
     Error::Broken { url: shown(url), reason: format!("the request failed: {reason}") }
 }
 
-/// rustls hides inside an `io::Error`, whose `source()` skips what it wraps.
+/// rustls hides inside an `io::Error`, inside another at times, and `source()` skips what such an error wraps.
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-    wrapped.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref())
+    let mut error = error;
+    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()) {
+        error = inner;
+    }
+    error.downcast_ref()
 }
 
 /// The cause at the bottom, which is the one that says something.

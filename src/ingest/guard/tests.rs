@@ -80,6 +80,16 @@ fn methods_after_a_redirect() {
     assert!(!becomes_get(StatusCode::TEMPORARY_REDIRECT, &Method::POST));
 }
 
+#[test]
+fn a_certificate_problem_is_found_however_deep_it_is_wrapped() {
+    let problem = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    let once = std::io::Error::new(std::io::ErrorKind::InvalidData, problem());
+    assert_eq!(tls_error(&once), Some(&problem()));
+    let twice = std::io::Error::other(once);
+    assert_eq!(tls_error(&twice), Some(&problem()));
+    assert_eq!(tls_error(&std::io::Error::other("x")), None);
+}
+
 #[tokio::test]
 async fn a_name_that_resolves_to_loopback_is_refused() {
     let client = Client::new(CLOSED);
