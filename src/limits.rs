@@ -131,3 +131,17 @@ pub const DRAIN: Duration = Duration::from_secs(20);
 
 /// One read from a blob while it streams to a client.
 pub const SERVE_CHUNK: usize = MIB;
+
+// --- transcode ---
+/// Rungs of one ladder.
+pub const LADDER_RUNGS: usize = 8;
+/// Silence of a worker before it is taken for hung and killed. It speaks several times a second while pictures move.
+pub const WORKER_SILENCE: Duration = Duration::from_secs(90);
+/// How long a worker that closed its socket may take to exit.
+pub const WORKER_EXIT: Duration = Duration::from_secs(5);
+/// One segment of one rendition.
+pub const SEGMENT_BYTES: u64 = 256 << 20;
+/// Segments of one rendition: over four days at four seconds.
+pub const RENDITION_SEGMENTS: u32 = 100_000;
+/// Notes kept of one transcode.
+pub const TRANSCODE_NOTES: usize = 32;

@@ -18,7 +18,7 @@ use crate::encoder::Encoder;
 use crate::error::Failure;
 use crate::limits;
 use crate::link::Link;
-use crate::muxer::{Muxer, Track};
+use crate::muxer::Muxer;
 use crate::resampler::{Resampler, audio_frame, plane};
 use crate::samples::Samples;
 use crate::timeline::{Grid, rescale};
@@ -79,7 +79,7 @@ impl AudioTrack {
         let encoder = Encoder::open_audio(settings.rate, settings.channels, settings.plan.bitrate)?;
         let output = Output {
             name: settings.plan.rendition.clone(),
-            muxer: Muxer::new(Track::Audio, &encoder, settings.rate)?,
+            muxer: Muxer::new(&encoder, settings.rate)?,
             link,
             rate: settings.rate,
             channels: settings.channels,
@@ -326,11 +326,7 @@ impl Output {
     fn write(&mut self, packet: &mut Packet) -> Result<(), Failure> {
         packet.get_mut().dts = packet.get().pts;
         self.packets += 1;
-        self.muxer.write(packet)
-    }
-
-    fn cut(&mut self, end: i64) -> Result<(), Failure> {
-        let bytes = self.muxer.cut()?;
+        self.muxer.write(packet)?;
         if let Some(init) = self.muxer.take_init() {
             let audio = InitAudio { sample_rate: self.rate as u32, channels: self.channels as u32 };
             let message = FromWorker::Init(Init {
@@ -342,6 +338,11 @@ impl Output {
             });
             self.link.send_with(&message, &init)?;
         }
+        Ok(())
+    }
+
+    fn cut(&mut self, end: i64) -> Result<(), Failure> {
+        let bytes = self.muxer.cut()?;
         let segment = Segment {
             rendition: self.name.clone(),
             index: self.index,

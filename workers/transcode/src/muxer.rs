@@ -1,9 +1,9 @@
 //! Fragmented MP4 (CMAF) in memory: one track per muxer, an init segment once, then one `moof`+`mdat` per cut.
 //!
-//! Two ways to start a timeline at zero. Video: composition offsets may be negative (`cmaf`), so decode times start at 0
-//! with the first picture and need no edit list. Audio: the AAC encoder's 1,024 samples of priming come before time zero; they
-//! are media time 0…1023, and the edit list in the init segment starts the presentation after them (`delay_moov`, because
-//! the muxer writes that list when it has seen the first packet).
+//! Every track starts its decode times at 0 (`tfdt` of the first fragment) and its presentation where an edit list in the init
+//! segment says: after the AAC encoder's 1,024 samples of priming, or after the pictures that B-frames hold back. The muxer
+//! knows these when it has the first packet (`delay_moov`), so the init segment is there after the first [`Muxer::write`].
+//! Negative composition offsets would need no edit list, but FFmpeg's own demuxer shows such a track late by its delay.
 
 use std::ffi::c_int;
 use std::ptr;
@@ -18,38 +18,29 @@ use crate::limits;
 pub struct Muxer {
     context: *mut ff::AVFormatContext,
     init: Option<Vec<u8>>,
-    written: bool,
+    /// The init segment has been written.
+    begun: bool,
+    /// Packets wait for the next cut.
+    pending: bool,
 }
 
 // SAFETY: used by one thread at a time.
 unsafe impl Send for Muxer {}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Track {
-    Video,
-    Audio,
-}
-
 impl Muxer {
-    pub fn new(track: Track, encoder: &Encoder, timescale: i32) -> Result<Muxer, Failure> {
+    pub fn new(encoder: &Encoder, timescale: i32) -> Result<Muxer, Failure> {
         let mut context = ptr::null_mut();
         // SAFETY: the out pointer is ours; "mp4" is a static name.
         let code =
             unsafe { ff::avformat_alloc_output_context2(&mut context, ptr::null(), c"mp4".as_ptr(), ptr::null()) };
         check("opening the MP4 muxer", code)?;
-        let mut muxer = Muxer { context, init: None, written: false };
+        let mut muxer = Muxer { context, init: None, begun: false, pending: false };
         muxer.open_buffer()?;
-        let flags = match track {
-            Track::Video => "cmaf+frag_custom+skip_trailer",
-            Track::Audio => "cmaf+frag_custom+skip_trailer+delay_moov",
-        };
-        let edit_list = if track == Track::Audio { "1" } else { "0" };
-        let scale = timescale.to_string();
-        let mut options = Options::new(&[("movflags", flags), ("use_editlist", edit_list)])?;
-        if track == Track::Video {
-            options =
-                Options::new(&[("movflags", flags), ("use_editlist", edit_list), ("video_track_timescale", &scale)])?;
-        }
+        let mut options = Options::new(&[
+            ("movflags", "cmaf+frag_custom+skip_trailer+delay_moov"),
+            ("use_editlist", "1"),
+            ("brand", "iso6"),
+        ])?;
         // SAFETY: a fresh context; the stream belongs to it, and the encoder is open.
         unsafe {
             (*context).flags |= ff::AVFMT_FLAG_BITEXACT;
@@ -72,13 +63,10 @@ impl Muxer {
                 )));
             }
         }
-        if track == Track::Video {
-            muxer.init = Some(muxer.take_bytes()?);
-        }
         Ok(muxer)
     }
 
-    /// The init segment, once: at once for video, after the first cut for audio.
+    /// The init segment, once, from the first packet on.
     pub fn take_init(&mut self) -> Option<Vec<u8>> {
         self.init.take()
     }
@@ -86,27 +74,30 @@ impl Muxer {
     /// Adds a packet to the fragment. Its duration must be exact, for the last of a fragment carries it into the file.
     pub fn write(&mut self, packet: &mut Packet) -> Result<(), Failure> {
         packet.get_mut().stream_index = 0;
-        self.written = true;
         // SAFETY: a started muxer; the packet stays ours.
         check("writing a packet", unsafe { ff::av_write_frame(self.context, packet.as_ptr()) })?;
-        // SAFETY: the context's buffer is the dynamic one opened by us.
+        self.pending = true;
+        if !self.begun {
+            self.begun = true;
+            // The first flush writes the init segment alone and keeps the packet.
+            self.flush()?;
+            let bytes = self.take_bytes()?;
+            if !begins_with(&bytes, b"ftyp") {
+                return Err(Failure::internal("the muxer wrote no init segment"));
+            }
+            self.init = Some(bytes);
+        }
         Ok(())
     }
 
     /// Ends the fragment and returns its bytes: `moof` and `mdat`.
     pub fn cut(&mut self) -> Result<Vec<u8>, Failure> {
-        if !self.written {
+        if !self.pending {
             return Err(Failure::internal("a segment without packets"));
         }
-        self.written = false;
+        self.pending = false;
         self.flush()?;
-        let mut bytes = self.take_bytes()?;
-        if begins_with(&bytes, b"ftyp") {
-            // With delay_moov the first flush writes the init segment only.
-            self.init = Some(bytes);
-            self.flush()?;
-            bytes = self.take_bytes()?;
-        }
+        let bytes = self.take_bytes()?;
         if !begins_with(&bytes, b"moof") && !begins_with(&bytes, b"styp") {
             return Err(Failure::internal("the muxer wrote no fragment"));
         }

@@ -57,8 +57,7 @@ pub fn run(
             timescale: job.clock.timescale,
         };
         let grid = Grid::new(plan.frames_per_segment, plan.frame_rate, job.clock.timescale, true);
-        let timescale = job.clock.timescale;
-        let rendition = Rendition::new(video.clone(), Scaler::new(target)?, encoder, grid, timescale, link.clone())?;
+        let rendition = Rendition::new(video.clone(), Scaler::new(target)?, encoder, grid, &job.clock, link.clone())?;
         let (sender, receiver) = sync_channel(limits::FRAMES_QUEUED);
         job.pictures.push(sender);
         threads.video.push(spawn(&video.rendition, move || rendition.run(&receiver))?);

@@ -18,8 +18,13 @@ pub fn limit_first() -> Result<(), Failure> {
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
     // A log that is a file is then refused with an error, which is ignored, and not with this signal, which kills.
-    // SAFETY: ignoring a signal installs no handler.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    // Rust's handlers for these two only explain stack overflows, and swallow a signal that was sent: a fault ends the worker.
+    // SAFETY: no handler of ours is installed.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::signal(libc::SIGSEGV, libc::SIG_DFL);
+        libc::signal(libc::SIGBUS, libc::SIG_DFL);
+    }
     limit(Resource::Cpu, limits::CPU_SECONDS)?;
     limit(Resource::Nofile, limits::DESCRIPTORS_GPU)
 }

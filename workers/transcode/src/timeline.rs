@@ -37,7 +37,7 @@ pub struct Clock {
     base: ff::AVRational,
     pub timescale: i32,
     /// One frame at the nominal rate.
-    nominal: i64,
+    pub nominal: i64,
     origin: Option<i64>,
     last: Option<i64>,
     /// The packet shown last: its timestamp and duration in the source's units.

@@ -14,8 +14,8 @@ use crate::encoder::{Encoder, has_idr};
 use crate::error::Failure;
 use crate::filters::Scaler;
 use crate::link::Link;
-use crate::muxer::{Muxer, Track, avc_codec};
-use crate::timeline::Grid;
+use crate::muxer::{Muxer, avc_codec};
+use crate::timeline::{Clock, Grid};
 
 /// What the decoding thread sends.
 pub enum Picture {
@@ -35,48 +35,55 @@ pub struct Rendition {
 
 /// From packets to segments. Apart from the encoder so that both can be borrowed at once.
 struct Output {
-    name: String,
+    plan: VideoPlan,
     muxer: Muxer,
     link: Arc<Link>,
-    /// Times of the pictures in the encoder, in order of presentation: the decode times to be given out.
+    timescale: i32,
+    /// Times of the pictures in the encoder, in order of presentation.
     times: VecDeque<i64>,
     /// Times of the key frames asked for and not yet seen.
     key_times: VecDeque<i64>,
-    /// The last packet, held until the next one tells its duration.
-    held: Option<Packet>,
+    /// Packets in decode order, held until those that follow tell how early they must be decoded.
+    reordered: VecDeque<Held>,
+    reorder_max: usize,
+    /// How long B-frames hold back the first picture: decode times begin this much before zero.
+    delay: i64,
+    /// The last packet with a decode time, held until the next one tells its duration.
+    last: Option<Packet>,
     index: u32,
     start: i64,
     frames: u32,
     total: u64,
 }
 
+struct Held {
+    packet: Packet,
+    /// The time of the picture that is shown when this one is decoded, at a constant rate.
+    slot: i64,
+    boundary: bool,
+}
+
 impl Rendition {
-    /// Starts the muxer and sends the init segment: from here the rendition can be announced.
     pub fn new(
         plan: VideoPlan,
         scaler: Scaler,
         encoder: Encoder,
         grid: Grid,
-        timescale: i32,
+        clock: &Clock,
         link: Arc<Link>,
     ) -> Result<Rendition, Failure> {
-        let mut muxer = Muxer::new(Track::Video, &encoder, timescale)?;
-        let init = muxer.take_init().unwrap_or_default();
-        let message = FromWorker::Init(Init {
-            rendition: plan.rendition.clone(),
-            codecs: avc_codec(&init)?,
-            timescale: timescale as u32,
-            video: Some(InitVideo { width: plan.width, height: plan.height }),
-            audio: None,
-        });
-        link.send_with(&message, &init)?;
+        let reorder = usize::try_from(encoder.context().has_b_frames).unwrap_or(0);
         let output = Output {
-            name: plan.rendition.clone(),
-            muxer,
+            plan: plan.clone(),
+            muxer: Muxer::new(&encoder, clock.timescale)?,
             link,
+            timescale: clock.timescale,
             times: VecDeque::new(),
             key_times: VecDeque::new(),
-            held: None,
+            reordered: VecDeque::new(),
+            reorder_max: reorder + 2,
+            delay: reorder as i64 * clock.nominal,
+            last: None,
             index: 0,
             start: 0,
             frames: 0,
@@ -121,53 +128,69 @@ impl Rendition {
     }
 }
 
-/// Decode times are given to the muxer this much early, because libavformat refuses packets decoded after they are shown;
-/// the muxer takes it off again (it makes the first decode time equal to the first presentation time). It holds the
-/// difference in 32 bits.
-const LEAD: i64 = 1 << 30;
-
 impl Output {
     fn take(&mut self, packet: &mut Packet) -> Result<(), Failure> {
-        let mut packet = packet.take()?;
+        let packet = packet.take()?;
         let at = packet.get().pts;
-        // The n-th packet gets the n-th presentation time as its decode time. Groups are closed, so a segment's first decode
-        // time is then its first presentation time, exactly, and durations add up, at variable rates too.
-        let Some(decode) = self.times.pop_front() else {
-            return Err(Failure::internal(format!("{}: the encoder gave more frames than it got", self.name)));
+        let Some(slot) = self.times.pop_front() else {
+            return Err(self.broken("the encoder gave more frames than it got"));
         };
-        packet.get_mut().dts = decode - LEAD;
         let boundary = self.key_times.front() == Some(&at);
         if boundary {
             self.key_times.pop_front();
-            if !has_idr(packet.data()) || at != decode {
-                return Err(Failure::internal(format!(
-                    "{}: the encoder gave no key frame for segment {}",
-                    self.name, self.index
-                )));
+            if !has_idr(packet.data()) || at != slot {
+                return Err(self.broken(&format!("the encoder gave no key frame for segment {}", self.index)));
             }
         }
-        if let Some(mut held) = self.held.take() {
-            held.get_mut().duration = packet.get().dts - held.get().dts;
-            self.write(&mut held)?;
+        self.reordered.push_back(Held { packet, slot, boundary });
+        if self.reordered.len() > self.reorder_max { self.release() } else { Ok(()) }
+    }
+
+    /// Gives the oldest packet its decode time.
+    ///
+    /// The n-th packet is decoded when the n-th picture is shown, less the delay, but before itself and whatever comes after it
+    /// is shown. So a segment's first decode time is its first presentation time less the delay, exactly, at variable rates
+    /// too (an encoder's own decode times drift there), and `tfdt` is the place on the timeline.
+    fn release(&mut self) -> Result<(), Failure> {
+        let mut latest = i64::MAX;
+        for held in self.reordered.iter().rev() {
+            latest = (latest - 1).min(held.slot - self.delay).min(held.packet.get().pts);
+        }
+        let Some(Held { mut packet, boundary, .. }) = self.reordered.pop_front() else { return Ok(()) };
+        packet.get_mut().dts = latest;
+        if let Some(mut last) = self.last.take() {
+            last.get_mut().duration = latest - last.get().dts;
+            self.write(&mut last)?;
             if boundary {
-                self.cut(at)?;
+                self.cut(packet.get().pts)?;
             }
         }
-        self.held = Some(packet);
+        self.last = Some(packet);
         Ok(())
     }
 
     fn write(&mut self, packet: &mut Packet) -> Result<(), Failure> {
         self.muxer.write(packet)?;
+        if let Some(init) = self.muxer.take_init() {
+            let message = FromWorker::Init(Init {
+                rendition: self.plan.rendition.clone(),
+                codecs: avc_codec(&init)?,
+                timescale: self.timescale as u32,
+                video: Some(InitVideo { width: self.plan.width, height: self.plan.height }),
+                audio: None,
+            });
+            self.link.send_with(&message, &init)?;
+        }
         self.frames += 1;
         self.total += 1;
         Ok(())
     }
 
+    /// Groups are closed, so every packet since the last cut is shown before `end`.
     fn cut(&mut self, end: i64) -> Result<(), Failure> {
         let bytes = self.muxer.cut()?;
         let segment = Segment {
-            rendition: self.name.clone(),
+            rendition: self.plan.rendition.clone(),
             index: self.index,
             frames: self.frames,
             start: self.start as u64,
@@ -183,19 +206,22 @@ impl Output {
     }
 
     fn finish(&mut self, end: i64) -> Result<u64, Failure> {
-        if let Some(mut held) = self.held.take() {
-            let decode = held.get().dts + LEAD;
-            held.get_mut().duration = (end - decode).max(1);
-            self.write(&mut held)?;
+        while !self.reordered.is_empty() {
+            self.release()?;
+        }
+        if let Some(mut last) = self.last.take() {
+            // The durations of the whole track add up to its presentation.
+            last.get_mut().duration = (end - self.delay - last.get().dts).max(1);
+            self.write(&mut last)?;
             self.cut(end)?;
         }
         if !self.times.is_empty() {
-            return Err(Failure::internal(format!(
-                "{}: the encoder kept {} frames to itself",
-                self.name,
-                self.times.len()
-            )));
+            return Err(self.broken("the encoder kept frames to itself"));
         }
         Ok(self.total)
+    }
+
+    fn broken(&self, what: &str) -> Failure {
+        Failure::internal(format!("{}: {what}", self.plan.rendition))
     }
 }

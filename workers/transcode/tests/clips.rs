@@ -30,8 +30,18 @@ fn check(dir: &Path, source: &Path, result: &Asset) {
         assert_eq!(count_frames(&file), frames, "{name}: frames in the file");
         assert!(track.codecs.starts_with("avc1.64"), "{}", track.codecs);
         for (segment, (base, total)) in track.segments.iter().zip(&decode_times) {
-            assert_eq!((segment.0.start, segment.0.duration), (*base, *total), "{name}: segment {}", segment.0.index);
+            assert_eq!(
+                (segment.0.start, segment.0.duration),
+                (*base, *total),
+                "{source:?} {name}: segment {}",
+                segment.0.index
+            );
         }
+        assert_eq!(
+            ffprobe("-show_entries stream=start_time", &file),
+            "0.000000",
+            "{name}: the first picture is at zero"
+        );
         // Not a frame moves by more than the rounding of the source's container.
         let got = frame_times(&file);
         for (want, got) in times.iter().zip(&got) {
