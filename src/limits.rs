@@ -114,7 +114,9 @@ pub const PLUGIN_RESCAN: Duration = Duration::from_secs(30);
 pub const PLUGIN_RESCAN_UNWATCHED: Duration = Duration::from_secs(1);
 /// Fetches of all plugins at the same time; each holds its page in memory.
 pub const PLUGIN_FETCHES: usize = 8;
-/// Calls that are repeated at the same time, each in a worker of its own, because they shared one that failed.
+/// A worker that does not begin a call within this long is busy with another; the call gets a worker of its own.
+pub const PLUGIN_BUSY: Duration = Duration::from_secs(1);
+/// Calls that run at the same time each in a worker of its own, because the shared one failed or is busy.
 pub const PLUGIN_CALLS_ALONE: usize = 4;
 /// Patterns of one manifest and the length of one.
 pub const PLUGIN_PATTERNS: usize = 64;

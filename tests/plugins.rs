@@ -303,6 +303,24 @@ async fn calls_that_share_a_worker_with_a_loop_are_answered() {
 }
 
 #[tokio::test]
+async fn a_call_does_not_wait_for_a_loop_in_another() {
+    let body = "if (url.endsWith('bad')) for (;;) {}\nreturn { url };";
+    let bench = Bench::with(&[("a.js", &plugin("a", body))]).await;
+    let (url, cancel) = (Url::parse("https://a.example/bad").unwrap(), CancellationToken::new());
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let found = bench.found("https://a.example/").await;
+        cancel.cancel();
+        found
+    };
+    // The loop has the default 30 s, the call beside it is answered in PATIENCE at the most.
+    let (bad, found) = tokio::join!(bench.plugins.extract(&url, &cancel), late);
+    assert_eq!(bad.unwrap_err().kind, FailureKind::Cancelled, "the loop was still going on");
+    assert_eq!(found, "https://a.example/");
+    bench.plugins.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_plugin_that_needs_too_much_memory_is_stopped() {
     for (name, body) in [
         ("objects", "const all = []; for (;;) all.push({ a: [1, 2, 3] });"),

@@ -60,6 +60,8 @@ pub enum NoAnswer {
     Failed(Failure),
     /// The worker ended with several calls in flight. This is how it ended; whose doing it was is not known.
     Shared(Failure),
+    /// The engine is busy with another call and has not come to this one.
+    Busy,
     /// The worker had ended before it took the call.
     Gone,
 }
@@ -175,6 +177,8 @@ impl Starting {
 struct Pending {
     reply: Reply,
     deadline: Instant,
+    /// Until the worker says that it has begun: when to stop waiting for that.
+    begin_by: Option<Instant>,
     fetches: u32,
     cancel: CancellationToken,
     /// Ends the call's fetches with the call.
@@ -225,8 +229,8 @@ impl Driver {
     async fn serve(&mut self, inbox: &mut mpsc::Receiver<Call>) -> End {
         let mut idle_since = Instant::now();
         loop {
-            let deadline = self.pending.values().map(|call| call.deadline).min();
-            let wake = deadline.unwrap_or(idle_since + self.home.options.idle);
+            let due = self.pending.values().map(|call| call.begin_by.map_or(call.deadline, |by| by.min(call.deadline)));
+            let wake = due.min().unwrap_or(idle_since + self.home.options.idle);
             tokio::select! {
                 frame = self.reader.next() => match frame {
                     Ok(frame) => {
@@ -246,7 +250,16 @@ impl Driver {
                     None => return End::Unneeded,
                 },
                 Some(_) = self.pages.join_next(), if !self.pages.is_empty() => {}
-                () = sleep_until(wake) => return if deadline.is_some() { End::Overrun } else { End::Unneeded },
+                () = sleep_until(wake) => {
+                    if self.pending.is_empty() {
+                        return End::Unneeded;
+                    }
+                    let now = Instant::now();
+                    if self.pending.values().any(|call| call.deadline <= now) {
+                        return End::Overrun;
+                    }
+                    self.release_waiting(now);
+                }
                 () = self.home.shutdown.cancelled() => return End::ShuttingDown,
             }
         }
@@ -261,14 +274,28 @@ impl Driver {
         let deadline = Instant::now() + limit;
         let cancel = cancel.child_token();
         let _ended = cancel.clone().drop_guard();
-        self.pending.insert(call, Pending { reply, deadline, fetches: 0, cancel, _ended });
+        let begin_by = Some(Instant::now() + limits::PLUGIN_BUSY);
+        self.pending.insert(call, Pending { reply, deadline, begin_by, fetches: 0, cancel, _ended });
         let frame = encode(&message, b"").map_err(End::Lost)?;
         // The worker's reading thread never waits, so a full outbox means that it is gone.
         self.outbox.try_send(frame).map_err(|_| End::Lost(io::Error::from(io::ErrorKind::BrokenPipe).into()))
     }
 
+    /// Sends the calls that the engine has not come to elsewhere. Should it come to one after all, nobody listens, its
+    /// fetches are refused, and the kernel's limit on processor time is what ends it.
+    fn release_waiting(&mut self, now: Instant) {
+        for (_, call) in self.pending.extract_if(|_, call| call.begin_by.is_some_and(|by| by <= now)) {
+            let _ = call.reply.send(Err(NoAnswer::Busy));
+        }
+    }
+
     fn take(&mut self, Frame { message, payload }: Frame<ToNode>) -> Result<(), End> {
         match message {
+            ToNode::Begun { call } => {
+                if let Some(pending) = self.pending.get_mut(&call) {
+                    pending.begin_by = None;
+                }
+            }
             ToNode::Extracted { call } => self.answer(call, Ok(String::from_utf8_lossy(&payload).into_owned())),
             ToNode::ExtractFailed { call, error } => {
                 let failure = Failure::permanent(located(&error, &self.file));

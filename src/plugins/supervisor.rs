@@ -5,7 +5,8 @@
 //! worker ends.
 //!
 //! Calls share a worker until it comes to a bad end with several of them in flight. Then each is made once more in a
-//! worker of its own, where the one to blame meets the same end alone and the others get their answer.
+//! worker of its own, where the one to blame meets the same end alone and the others get their answer. A call that finds
+//! the engine busy with another gets a worker of its own as well.
 
 use std::sync::Arc;
 
@@ -62,6 +63,7 @@ impl Generation {
                     self.forget(&process).await;
                     return self.ask_alone(url, cancel).await;
                 }
+                Err(NoAnswer::Busy) => return self.ask_alone(url, cancel).await,
                 Err(NoAnswer::Gone) => self.forget(&process).await,
             }
         }
@@ -73,7 +75,9 @@ impl Generation {
         let (process, _) = start(&self.home, &self.file, &self.source).await?;
         process.extract(url, cancel).await.map_err(|why| match why {
             NoAnswer::Failed(failure) | NoAnswer::Shared(failure) => failure,
-            NoAnswer::Gone => Failure::transient("its worker ended before it took the call; try again"),
+            NoAnswer::Busy | NoAnswer::Gone => {
+                Failure::transient("its worker did not take the call, as on a machine under heavy load; try again")
+            }
         })
     }
 

@@ -132,6 +132,7 @@ impl Worker {
             ToWorker::Extract { call, url, cpu_s } => {
                 confine::grant_cpu(cpu_s)?;
                 self.link.begin_call(call);
+                self.link.send(&ToNode::Begun { call }, b"");
                 let running = self.script.call(call, &url);
                 self.check_memory();
                 match running {

@@ -54,8 +54,14 @@ impl Worker {
         self.writer.write(&message, payload).unwrap();
     }
 
+    /// The next message but `Begun`.
     fn next(&mut self) -> Frame<ToNode> {
-        self.reader.read().unwrap().expect("the worker ended")
+        loop {
+            let frame: Frame<ToNode> = self.reader.read().unwrap().expect("the worker ended");
+            if !matches!(frame.message, ToNode::Begun { .. }) {
+                return frame;
+            }
+        }
     }
 
     fn begin(&mut self, url: &str) -> u64 {
@@ -323,6 +329,7 @@ fn a_heap_bomb_is_named() {
 fn a_loop_is_ended_by_the_kernel_when_its_processor_time_is_spent() {
     let (mut worker, _) = Worker::with(&body("for (;;) {}"));
     worker.send(ToWorker::Extract { call: 1, url: "https://a/".into(), cpu_s: 0 }, b"");
+    assert!(matches!(worker.reader.read::<ToNode>(), Ok(Some(Frame { message: ToNode::Begun { call: 1 }, .. }))));
     assert!(matches!(worker.reader.read::<ToNode>(), Ok(None) | Err(_)));
     assert_eq!(worker.wait().signal(), Some(24), "SIGXCPU");
 }

@@ -5,6 +5,7 @@
 //! node   → Load       the plugin's text behind it, once
 //! worker → Loaded     its manifest, or LoadFailed
 //! node   → Extract    any number of them, several at a time
+//! worker → Begun      JavaScript is running it, so the engine is not stuck in another one
 //! worker → Fetch      on behalf of one of them, since a worker has no network; the node answers Fetched or FetchFailed
 //! worker → Extracted  or ExtractFailed
 //! ```
@@ -39,6 +40,8 @@ pub enum ToNode {
     Loaded,
     /// The plugin could not be loaded.
     LoadFailed { error: ScriptError },
+    /// The engine has come to this call.
+    Begun { call: u64 },
     /// `ctx.fetch`, on behalf of a call; the request's body follows if it `has_body`.
     Fetch { call: u64, fetch: u64, method: String, url: String, headers: Vec<(String, String)>, has_body: bool },
     /// `extract` returned; the JSON of its result follows.
