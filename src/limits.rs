@@ -68,7 +68,7 @@ pub const FETCH_HEADER_BYTES: usize = 64 * KIB;
 pub const FETCH_HEADERS: usize = 200;
 /// Addresses of one name that are tried.
 pub const FETCH_ADDRESSES: usize = 32;
-/// Name look-up, TCP and TLS, each address once.
+/// The name look-up, and after it TCP and TLS together.
 pub const FETCH_CONNECT: Duration = Duration::from_secs(10);
 /// From the request to the last header of the answer.
 pub const FETCH_RESPONSE: Duration = Duration::from_secs(40);
