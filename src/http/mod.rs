@@ -3,7 +3,8 @@
 //! A handler holds no state of its own; the [`Node`] has it. When a client goes away its handler's future is dropped:
 //! an upload is aborted and its partial file removed, a download closes its file, a job goes on.
 
-// mod assets;
+mod assets;
+mod blob;
 mod conditional;
 mod digest;
 mod events;
@@ -11,7 +12,7 @@ mod health;
 mod jobs;
 mod metrics;
 mod objects;
-// mod player;
+mod player;
 mod plugins;
 mod problem;
 mod range;
@@ -39,6 +40,11 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/jobs/{id}", get(jobs::one).delete(jobs::cancel))
         .route("/v1/jobs/{id}/{action}", post(jobs::act))
         .route("/v1/events", get(events::follow))
+        .route("/v1/assets", get(assets::list))
+        .route("/v1/assets/{id}", get(assets::one).delete(assets::remove))
+        .route("/v1/assets/{id}/hls/{*path}", get(assets::hls))
+        .route("/play/{asset}", get(player::page))
+        .route("/player/hls.js", get(player::hls_js))
         .route("/v1/plugins", get(plugins::list))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

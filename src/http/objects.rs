@@ -17,10 +17,10 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use reelring_storage::{BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, PutOutcome};
 use serde::{Deserialize, Serialize};
 
-use super::conditional::{self, Decision};
+use super::blob::{self, Version, insert};
+use super::conditional;
 use super::digest::Expected;
 use super::problem::Problem;
-use super::range::{self, Asked};
 use crate::limits;
 use crate::node::Node;
 
@@ -115,49 +115,10 @@ pub(super) async fn read(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let key = key_of(&uri)?;
-    let (object, blob) = open(&node, &key).await?;
-    let (etag, modified) = (conditional::etag(&object), conditional::modified(&object));
-    let mut answer = HeaderMap::new();
-    insert(&mut answer, header::ETAG, &etag);
-    insert(&mut answer, header::LAST_MODIFIED, &httpdate::fmt_http_date(modified));
-    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-
-    match conditional::evaluate(&headers, &etag, modified) {
-        Decision::NotModified => return Ok((StatusCode::NOT_MODIFIED, answer).into_response()),
-        Decision::Failed => {
-            return Err(Problem::precondition_failed(format!("{key} is {etag} now; read it again and decide anew")));
-        }
-        Decision::Send => {}
-    }
-    let asked = match headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
-        Some(range) if method == Method::GET && conditional::range_counts(&headers, &etag, modified) => {
-            range::parse(range, object.length)
-        }
-        _ => Asked::Whole,
-    };
-    let (status, range) = match asked {
-        Asked::Whole => (StatusCode::OK, 0..object.length),
-        Asked::Part(range) => {
-            let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, object.length);
-            insert(&mut answer, header::CONTENT_RANGE, &content_range);
-            (StatusCode::PARTIAL_CONTENT, range)
-        }
-        Asked::Unsatisfiable => {
-            let mut response = unsatisfiable(&key, &headers, object.length).into_response();
-            insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{}", object.length));
-            return Ok(response);
-        }
-    };
-    describe(&mut answer, &key, &object, download_name(query.as_deref()));
-    answer.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(blob.stream(range)) };
-    Ok((status, answer, body).into_response())
-}
-
-fn unsatisfiable(key: &Key, headers: &HeaderMap, length: u64) -> Problem {
-    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    Problem::range(format!("{key} has {length} bytes, nothing of {range} lies in it"))
+    let (object, reader) = open(&node, &key).await?;
+    let version = Version { name: &key, etag: conditional::etag(&object), modified: conditional::modified(&object) };
+    let described = describe(&key, &object, download_name(query.as_deref()));
+    blob::send(&method, &headers, &version, described, &reader)
 }
 
 /// The object and its blob. A replacement between the two look-ups removes the blob: then the new object counts.
@@ -180,10 +141,12 @@ fn no_object(key: &Key) -> Problem {
 }
 
 /// Content-Type, and what keeps a stored page from acting as one of the node's own.
-fn describe(answer: &mut HeaderMap, key: &Key, object: &ObjectRecord, download: Option<String>) {
+fn describe(key: &Key, object: &ObjectRecord, download: Option<String>) -> HeaderMap {
+    let mut answer = HeaderMap::new();
+    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let guessed = || mime_guess::from_path(key.as_str()).first_raw().unwrap_or("application/octet-stream");
     let content_type = object.content_type.as_deref().unwrap_or_else(guessed);
-    insert(answer, header::CONTENT_TYPE, content_type);
+    insert(&mut answer, header::CONTENT_TYPE, content_type);
     answer.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !content_type.starts_with("video/") && !content_type.starts_with("audio/") {
         answer.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
@@ -195,11 +158,12 @@ fn describe(answer: &mut HeaderMap, key: &Key, object: &ObjectRecord, download: 
             .collect();
         let extended = utf8_percent_encode(&name, NON_ALPHANUMERIC);
         insert(
-            answer,
+            &mut answer,
             header::CONTENT_DISPOSITION,
             &format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{extended}"),
         );
     }
+    answer
 }
 
 /// The value of `?download=`, shortened to what a file name can be.
@@ -273,10 +237,4 @@ fn key_of(uri: &Uri) -> Result<Key, Problem> {
         Problem::bad_request("invalid-key", format!("the key {raw:?} is not UTF-8; percent-encode UTF-8 bytes"))
     })?;
     Key::parse(&decoded).map_err(|error| Problem::bad_request("invalid-key", error.to_string()))
-}
-
-fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
 }

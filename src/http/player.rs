@@ -32,7 +32,10 @@ pub(super) async fn hls_js(State(node): State<Arc<Node>>) -> Result<Response, Pr
     let script = tokio::task::spawn_blocking(move || {
         let length = std::fs::metadata(&path)?.len();
         if length > limits::PLAYER_SCRIPT_BYTES {
-            return Err(std::io::Error::other(format!("it has {length} bytes, the limit is {}", limits::PLAYER_SCRIPT_BYTES)));
+            return Err(std::io::Error::other(format!(
+                "it has {length} bytes, the limit is {}",
+                limits::PLAYER_SCRIPT_BYTES
+            )));
         }
         std::fs::read(&path)
     });

@@ -52,6 +52,10 @@ impl Problem {
         Self::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", detail)
     }
 
+    pub fn conflict(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, kind, detail)
+    }
+
     pub fn range(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", detail)
     }

@@ -250,6 +250,7 @@ impl Ended {
         match self {
             Ended::Cancelled => {
                 record.state = JobState::Cancelled;
+                record.forget_asset();
                 record.finished_at = Some(Timestamp::now());
                 record.keep_partial = false;
             }

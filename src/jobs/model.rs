@@ -235,6 +235,13 @@ pub struct JobResult {
     pub dash: Option<String>,
 }
 
+impl JobResult {
+    pub(super) fn of_asset(object: Option<Key>, asset: &AssetId) -> Self {
+        let hls = Some(format!("/v1/assets/{asset}/hls/main.m3u8"));
+        Self { object, asset: Some(asset.clone()), hls, dash: None }
+    }
+}
+
 /// The step a job is at. Each runs in a lane of its own, so that a long transcode never holds up a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -327,6 +334,16 @@ impl Record {
     /// Whether the partial blob may still be continued.
     pub fn claims_partial(&self) -> bool {
         self.stage == Stage::Fetch && (!self.state.is_final() || self.keep_partial)
+    }
+
+    /// An asset that will not be finished is removed; its source stays.
+    pub fn forget_asset(&mut self) {
+        self.result = match (&self.spec, self.stage) {
+            (JobSpec::Fetch(_), Stage::Transcode) => {
+                Some(JobResult { object: self.object.clone(), ..JobResult::default() })
+            }
+            _ => None,
+        };
     }
 
     pub fn view(&self) -> Job {

@@ -135,12 +135,7 @@ impl Workshop {
         let object = source.key.clone();
         let request = TranscodeRequest { source, ladder, asset: record.asset.clone() };
         let outcome = self.transcoder.run(request, reporter, cancel).await?;
-        Ok(Outcome::Done(JobResult {
-            object: Some(object),
-            hls: Some(format!("/v1/assets/{}/hls/main.m3u8", outcome.asset)),
-            asset: Some(outcome.asset),
-            dash: None,
-        }))
+        Ok(Outcome::Done(JobResult::of_asset(Some(object), &outcome.asset)))
     }
 }
 

@@ -150,7 +150,11 @@ impl Scheduler {
         Ok(())
     }
 
-    fn begin(self: &Arc<Self>, record: Record) {
+    fn begin(self: &Arc<Self>, mut record: Record) {
+        if record.stage == Stage::Transcode {
+            // Told from the start: the asset plays while it is being made.
+            record.result = Some(super::JobResult::of_asset(record.object.clone(), &record.asset));
+        }
         let (reporter, report) = Reporter::new();
         reporter.update(|progress| *progress = record.progress.clone());
         reporter.note(|notes| *notes = record.notes.clone());
@@ -297,6 +301,7 @@ fn settle(record: &mut Record, outcome: Result<Outcome, Failure>, wish: Option<E
             }
             (None, kind) => {
                 record.state = JobState::Failed;
+                record.forget_asset();
                 record.keep_partial = kind == FailureKind::Transient && record.stage == Stage::Fetch;
                 record.error = Some(failure.message);
                 record.finished_at = Some(now);

@@ -127,7 +127,7 @@ pub struct Asset {
     /// The key of the object it was made from.
     pub source: Key,
     pub state: AssetState,
-    pub created_at_ms: i64,
+    pub created_at: jiff::Timestamp,
     /// Renditions it will have, the audio's included.
     pub renditions_planned: u32,
     pub segment_seconds: f64,
@@ -441,7 +441,8 @@ fn asset_row(row: &Row<'_>) -> rusqlite::Result<Asset> {
         id: parsed(row, "id")?,
         source: Key::parse(&row.get::<_, String>("source")?).map_err(|error| unreadable(Box::new(error)))?,
         state: if state == "ready" { AssetState::Ready } else { AssetState::Encoding },
-        created_at_ms: row.get("created_ms")?,
+        created_at: jiff::Timestamp::from_millisecond(row.get("created_ms")?)
+            .map_err(|error| unreadable(Box::new(error)))?,
         renditions_planned: row.get("renditions_planned")?,
         segment_seconds: row.get("segment_seconds")?,
         frame_rate: row.get("frame_rate")?,

@@ -26,7 +26,7 @@ impl BlobId {
     }
 
     /// The milliseconds since the epoch at which the id was made.
-    pub(crate) fn created_ms(self) -> u64 {
+    pub fn created_ms(self) -> u64 {
         self.shard_time()
     }
 

@@ -119,7 +119,7 @@ mod tests {
             id: AssetId::new(),
             source: Key::parse("films/a.mp4").unwrap(),
             state,
-            created_at_ms: 0,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
             renditions_planned: 3,
             segment_seconds: 4.0,
             frame_rate: Some(25.0),

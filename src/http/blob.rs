@@ -1,0 +1,80 @@
+//! A stored blob as the answer to a GET or HEAD: conditions, one range, a streamed body.
+
+use std::fmt::Display;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use reelring_storage::BlobReader;
+
+use super::conditional::{self, Decision};
+use super::problem::Problem;
+use super::range::{self, Asked};
+
+/// What identifies the version that is sent.
+pub(super) struct Version<'a> {
+    /// What messages call it.
+    pub name: &'a dyn Display,
+    /// Strong, with its quotes.
+    pub etag: String,
+    pub modified: SystemTime,
+}
+
+/// Answers with `blob`, as much of it as the request's headers ask for. `described` are the headers of its content.
+pub(super) fn send(
+    method: &Method,
+    request: &HeaderMap,
+    version: &Version,
+    described: HeaderMap,
+    blob: &BlobReader,
+) -> Result<Response, Problem> {
+    let Version { name, etag, modified } = version;
+    let length = blob.len();
+    let mut answer = HeaderMap::new();
+    insert(&mut answer, header::ETAG, etag);
+    insert(&mut answer, header::LAST_MODIFIED, &httpdate::fmt_http_date(*modified));
+    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    answer.extend(described.get(header::CACHE_CONTROL).map(|value| (header::CACHE_CONTROL, value.clone())));
+
+    match conditional::evaluate(request, etag, *modified) {
+        Decision::NotModified => return Ok((StatusCode::NOT_MODIFIED, answer).into_response()),
+        Decision::Failed => {
+            return Err(Problem::precondition_failed(format!("{name} is {etag} now; read it again and decide anew")));
+        }
+        Decision::Send => {}
+    }
+    let range = request.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let asked = match range {
+        Some(range) if method == Method::GET && conditional::range_counts(request, etag, *modified) => {
+            range::parse(range, length)
+        }
+        _ => Asked::Whole,
+    };
+    let (status, part) = match asked {
+        Asked::Whole => (StatusCode::OK, 0..length),
+        Asked::Part(part) => {
+            let content_range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+            insert(&mut answer, header::CONTENT_RANGE, &content_range);
+            (StatusCode::PARTIAL_CONTENT, part)
+        }
+        Asked::Unsatisfiable => {
+            let range = range.unwrap_or_default();
+            let problem = Problem::range(format!("{name} has {length} bytes, nothing of {range} lies in it"));
+            let mut response = problem.into_response();
+            insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
+            return Ok(response);
+        }
+    };
+    answer.extend(described);
+    answer.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(blob.stream(part)) };
+    Ok((status, answer, body).into_response())
+}
+
+/// Sets a header, unless the value is none HTTP can carry.
+pub(super) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
