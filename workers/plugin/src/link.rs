@@ -133,6 +133,7 @@ impl Link {
         let over = |what: &str, value: usize, limit: usize| {
             if value > limit { Err(format!("{what} is {value}, the limit is {limit}")) } else { Ok(()) }
         };
+        over("the length of a fetch's method", request.method.len(), limits::METHOD_BYTES)?;
         over("the length of a fetch's URL", request.url.len(), limits::URL_BYTES)?;
         over("the number of a fetch's headers", request.headers.len(), limits::FETCH_HEADERS)?;
         let header_bytes = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();

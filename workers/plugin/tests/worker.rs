@@ -147,6 +147,62 @@ fn a_failed_fetch_is_an_error_at_the_place_of_the_call() {
 }
 
 #[test]
+fn a_request_beyond_the_limits_never_leaves_the_worker() {
+    for (request, part) in [
+        ("'https://a/', { method: 'x'.repeat(1e6) }", "method is 1000000, the limit is 16"),
+        ("'https://a/' + 'x'.repeat(9000)", "URL is 9010, the limit is 8192"),
+        ("'https://a/', { headers: { a: 'x'.repeat(40000) } }", "headers is 40001, the limit is 32768"),
+        ("'https://a/', { headers: Array(101).fill(['a', 'b']) }", "headers is 101, the limit is 100"),
+        ("'https://a/', { body: 'x'.repeat(2 << 20) }", "body is 2097152, the limit is 1048576"),
+    ] {
+        let error = run(&format!("await ctx.fetch({request});")).unwrap_err();
+        assert!(error.message.starts_with("FetchError: ") && error.message.contains(part), "{error:?}");
+    }
+}
+
+/// JSON makes six bytes of a control character; what the limits allow must fit into a frame all the same.
+#[test]
+fn the_largest_request_leaves_the_worker() {
+    let code = "await ctx.fetch('\\u0001'.repeat(8192), { method: '\\u0001'.repeat(16), headers: Array(100).fill(['a', '\\u0001'.repeat(326)]) });";
+    let (mut worker, _) = Worker::with(&body(code));
+    worker.begin("https://a/");
+    assert!(matches!(worker.next().message, ToNode::Fetch { .. }));
+}
+
+#[test]
+fn an_answer_that_is_not_json_is_an_error_at_the_place_of_the_call() {
+    let (mut worker, _) = Worker::with(&body("const r = await ctx.fetch('https://a/');\nreturn await r.json();"));
+    worker.begin("https://a/");
+    let ToNode::Fetch { fetch, .. } = worker.next().message else { panic!() };
+    let answer = ToWorker::Fetched { fetch, status: 200, url: "https://a/z".into(), headers: vec![] };
+    worker.send(answer, b"<html>");
+    let ToNode::ExtractFailed { error, .. } = worker.next().message else { panic!() };
+    assert!(
+        error.message.starts_with("SyntaxError: ") && error.message.ends_with("in the answer of https://a/z"),
+        "{error:?}"
+    );
+    assert_eq!(error.at.map(|at| at.line), Some(4));
+}
+
+#[test]
+fn errors_outside_of_a_call_are_logged_and_cost_nothing() {
+    let code = "Promise.reject(new Error('nobody waits')); setTimeout(() => { throw new Error('in a timer'); }, 1);
+        await new Promise((done) => setTimeout(done, 50)); return 1;";
+    let (mut worker, _) = Worker::with(&body(code));
+    worker.begin("https://a/");
+    let mut logged = String::new();
+    loop {
+        let frame = worker.next();
+        match frame.message {
+            ToNode::Log { level: LogLevel::Error, text } => logged += &text,
+            ToNode::Extracted { .. } => break assert_eq!(text(&frame), "1"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(logged.contains("Error: nobody waits") && logged.contains("Error: in a timer"), "{logged}");
+}
+
+#[test]
 fn calls_run_side_by_side() {
     let (mut worker, _) = Worker::with(&body("return (await ctx.fetch(url)).status;"));
     let calls = [worker.begin("https://a/1"), worker.begin("https://a/2")];

@@ -106,7 +106,8 @@ pub mod limits {
     /// Headers of a fetch, either way, and the bytes of their names and values.
     pub const FETCH_HEADERS: usize = 100;
     pub const FETCH_HEADER_BYTES: usize = 32 << 10;
-    /// A URL, in bytes.
+    /// A method and a URL, in bytes.
+    pub const METHOD_BYTES: usize = 16;
     pub const URL_BYTES: usize = 8 << 10;
     /// Calls in flight in one worker; further ones wait in the node.
     pub const CALLS_IN_FLIGHT: usize = 64;
