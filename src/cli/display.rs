@@ -69,7 +69,7 @@ impl Display {
                 what.clone_from(&position.what);
                 *at = Instant::now();
                 bar.set_prefix(output::clean(&position.what).into_owned());
-                bar.set_message(position.describe());
+                bar.set_message(position.counts());
                 if *known != position.total.is_some() {
                     *known = position.total.is_some();
                     bar.set_style(style(*known));
@@ -109,19 +109,37 @@ impl Display {
     }
 }
 
+/// With a known end in colour, without colour, and with no known end.
+const TEMPLATES: [&str; 3] = [
+    "{prefix} {bar:14.cyan/dim} {percent:>3} % {wide_msg}",
+    "{prefix} [{bar:14}] {percent:>3} % {wide_msg}",
+    "{prefix} {spinner} {wide_msg}",
+];
+
 fn style(known: bool) -> ProgressStyle {
     let template = match (known, output::color_allowed()) {
-        (true, true) => "{prefix} {bar:24.cyan/dim} {msg}",
-        (true, false) => "{prefix} [{bar:24}] {msg}",
-        (false, _) => "{prefix} {spinner} {msg}",
+        (true, true) => TEMPLATES[0],
+        (true, false) => TEMPLATES[1],
+        (false, _) => TEMPLATES[2],
     };
     // The templates are constants: a mistake in one is seen by the test below.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
 }
 
 impl Position {
-    /// `12.00 MiB of 1.00 GiB (1 %), 40.00 MiB/s, 23 s left`.
+    /// `1 %, 12.00 MiB of 1.00 GiB, 40.00 MiB/s, 23 s left`.
     pub fn describe(&self) -> String {
+        match self.total.filter(|&total| total > 0) {
+            Some(total) => {
+                let percent = u128::from(self.done.min(total)) * 100 / u128::from(total);
+                format!("{percent} %, {}", self.counts())
+            }
+            None => self.counts(),
+        }
+    }
+
+    /// The same without the share, which a bar shows; it fits beside one in 80 columns.
+    fn counts(&self) -> String {
         let count = |n: u64| if self.frames { n.to_string() } else { output::bytes(n) };
         let mut text = match self.total {
             Some(total) => format!("{} of {}", count(self.done), count(total)),
@@ -129,10 +147,6 @@ impl Position {
         };
         if self.frames {
             text.push_str(" frames");
-        }
-        if let Some(total) = self.total.filter(|&total| total > 0) {
-            let percent = u128::from(self.done.min(total)) * 100 / u128::from(total);
-            text.push_str(&format!(" ({percent} %)"));
         }
         match self.rate {
             Some(rate) if self.frames => text.push_str(&format!(", {rate} frames/s")),
@@ -150,6 +164,7 @@ impl Position {
 pub fn of_job(job: &Job) -> Position {
     let progress = &job.progress;
     let frames = job.stage == Stage::Transcode && (progress.frames_done > 0 || progress.frames_total.is_some());
+    let running = job.state == JobState::Running;
     let verb = match (job.state, job.stage) {
         (JobState::Queued, _) => "waiting",
         (JobState::Paused, _) => "paused",
@@ -161,8 +176,8 @@ pub fn of_job(job: &Job) -> Position {
         done: if frames { progress.frames_done } else { progress.bytes_done },
         total: if frames { progress.frames_total } else { progress.bytes_total },
         frames,
-        rate: progress.rate_bytes_per_s.filter(|_| !frames),
-        left: progress.eta_s.map(Duration::from_secs),
+        rate: progress.rate_bytes_per_s.filter(|_| running && !frames),
+        left: progress.eta_s.filter(|_| running).map(Duration::from_secs),
     }
 }
 
@@ -205,16 +220,16 @@ mod tests {
         let mut position =
             Position { done: 12 << 20, total: Some(1 << 30), rate: Some(40 << 20), ..Position::default() };
         position.left = Some(Duration::from_secs(23));
-        assert_eq!(position.describe(), "12.00 MiB of 1.00 GiB (1 %), 40.00 MiB/s, 23 s left");
+        assert_eq!(position.describe(), "1 %, 12.00 MiB of 1.00 GiB, 40.00 MiB/s, 23 s left");
         let frames = Position { done: 50, total: Some(200), frames: true, ..Position::default() };
-        assert_eq!(frames.describe(), "50 of 200 frames (25 %)");
+        assert_eq!(frames.describe(), "25 %, 50 of 200 frames");
         assert_eq!(Position { total: Some(0), ..Position::default() }.describe(), "0 B of 0 B");
         assert_eq!(Position { done: 5, ..Position::default() }.describe(), "5 B");
     }
 
     #[test]
     fn the_templates_are_valid() {
-        for template in ["{prefix} {bar:24.cyan/dim} {msg}", "{prefix} [{bar:24}] {msg}", "{prefix} {spinner} {msg}"] {
+        for template in TEMPLATES {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

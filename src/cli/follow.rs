@@ -82,7 +82,10 @@ fn ended(job: &Job) -> String {
     let reason = job.error.as_deref().unwrap_or("no reason was recorded");
     let id = &job.id;
     match job.state {
-        JobState::Failed => format!("{reason} (job {id} failed after {} attempts)", job.attempts),
+        JobState::Failed => {
+            let plural = if job.attempts == 1 { "" } else { "s" };
+            format!("{reason} (job {id}, {} attempt{plural})", job.attempts)
+        }
         JobState::Cancelled => format!("job {id} was cancelled; `reelring retry {id}` runs it again"),
         JobState::Paused => match &job.error {
             // The node's reason for a pause of its own names the way on.

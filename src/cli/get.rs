@@ -101,7 +101,7 @@ fn exists(path: &Path) -> CliError {
 /// Copies the object to its destination.
 pub async fn save(session: &Session, key: &Key, destination: &Destination, display: &Display) -> Result<()> {
     let download = session.client.get_object(key).await?;
-    let transfer = Transfer::new(display.clone(), format!("reading {key}"), download.length);
+    let transfer = Transfer::new(display.clone(), "reading".into(), download.length);
     let outcome = match destination {
         Destination::Stdout => {
             receive(session, key, download, transfer, &mut io::stdout().lock(), "standard output").await

@@ -133,6 +133,11 @@ impl Jobs {
 
     /// The newest jobs, then a line for every change, over a restart of the node too.
     async fn follow_all(&self, session: &Session) -> Result<()> {
+        if session.is_local() {
+            return Err(CliError::failed(
+                "no node runs on this data directory, so nothing will happen to watch; start one with `reelring serve`",
+            ));
+        }
         let mut watcher = Watcher { json: self.json, state: self.state, out: Output::new(), seen: HashMap::new() };
         let mut away: Option<Instant> = None;
         loop {
@@ -273,7 +278,9 @@ macro_rules! on_one_job {
         impl $name {
             pub fn run(self) -> Result<()> {
                 let $id = &self.id;
-                session::with(self.place.target(Absent::Refuse)?, async |$session| changed(&$call.await?, self.json))
+                session::with(self.place.target(Absent::Refuse)?, async |$session| {
+                    changed($session, &$call.await?, self.json)
+                })
             }
         }
     };
@@ -315,8 +322,11 @@ Examples:
     |session, id| session.client.change(id, "retry")
 );
 
-fn changed(job: &Job, json: bool) -> Result<()> {
+fn changed(session: &Session, job: &Job, json: bool) -> Result<()> {
     let mut out = Output::new();
+    if session.is_local() && !job.state.is_final() && job.state != JobState::Paused {
+        Display::new(json).say("no node runs here: the job goes on at the next `reelring serve`");
+    }
     if json {
         out.json(job)?
     } else {

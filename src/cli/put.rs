@@ -57,7 +57,7 @@ impl Put {
         let display = Display::new(self.quiet || self.json);
         let begun = Instant::now();
         let stored = session::with(self.place.target(Absent::Create)?, async |session| {
-            let mut transfer = Transfer::new(display.clone(), format!("storing {key}"), length);
+            let mut transfer = Transfer::new(display.clone(), "storing".into(), length);
             let (body, hash) = source.stream(move |bytes| transfer.add(bytes))?;
             let stored = tokio::select! {
                 stored = session.client.put_object(&key, length, content_type, !self.no_replace, body) => stored?,
