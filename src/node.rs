@@ -42,7 +42,15 @@ pub enum StartError {
 }
 
 impl Node {
+    /// Builds the node and lets its jobs run.
     pub async fn start(config: Config) -> Result<Arc<Node>, StartError> {
+        let node = Node::open(config).await?;
+        node.jobs.run();
+        Ok(node)
+    }
+
+    /// Builds the node for a command that only looks at or changes what is stored: no job runs.
+    pub async fn open(config: Config) -> Result<Arc<Node>, StartError> {
         let store =
             Store::open(StoreOptions { dir: config.data.clone(), engine: config.engine, node_migrations: MIGRATIONS })
                 .await?;
@@ -54,7 +62,7 @@ impl Node {
         let plugins = Plugins::start(folder, worker("reelring-plugin"), client.clone(), config.plugin_timeout()).await;
         let transcoder = Transcoder::new(store.clone(), worker("reelring-transcode"));
         let workshop = Workshop { store: store.clone(), client: client.clone(), plugins: plugins.clone(), transcoder };
-        let jobs = Jobs::start(workshop).await?;
+        let jobs = Jobs::open(workshop).await?;
         Ok(Arc::new(Node {
             config,
             store,

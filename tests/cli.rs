@@ -317,6 +317,15 @@ async fn an_interrupted_fetch_goes_on_with_the_same_command() {
     let jobs = desk.run(&["jobs", "--json"]).ok();
     let job: Value = serde_json::from_str(&jobs).expect("one job");
     assert_eq!(job["state"], "paused", "asking about a paused job leaves it paused");
+    // Only a node and a fetch run jobs: resuming puts it into the queue and leaves it there.
+    let id = job["id"].as_str().expect("its id");
+    let resumed = desk.run(&["resume", id]);
+    assert!(resumed.stderr.contains("reelring serve"), "{}", resumed.stderr);
+    assert_eq!(resumed.ok(), format!("{id} queued\n"));
+    desk.run(&["jobs", id, "--watch"]).refused(1, &["no node runs", "reelring serve"]);
+    desk.run(&["jobs", "--watch"]).refused(1, &["no node runs"]);
+    assert_eq!(origin.hits().len(), 1, "nothing was fetched meanwhile: {:?}", origin.hits());
+    assert_eq!(desk.run(&["pause", id]).ok(), format!("{id} paused\n"));
 
     let again = desk.run(&arguments);
     assert!(again.stderr.contains("goes on"), "{}", again.stderr);

@@ -98,7 +98,7 @@ impl Fetch {
             Target::Node(_) | Target::Local(_) => {}
         }
         let display = Display::new(self.quiet || self.json);
-        let outcome = session::with(target, async |session| self.work(session, &spec, &display).await);
+        let outcome = session::with_jobs(target, async |session| self.work(session, &spec, &display).await);
         display.clear();
         outcome
     }

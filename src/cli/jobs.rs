@@ -126,6 +126,9 @@ impl Jobs {
     async fn follow_one(&self, session: &Session, id: &JobId) -> Result<()> {
         let display = Display::new(self.json);
         let job = session.client.job(id).await?;
+        if session.is_local() && !job.state.is_final() {
+            return Err(nothing_to_watch());
+        }
         let outcome = follow::watch(session, job, &display).await;
         display.clear();
         self.show(&outcome?)
@@ -134,9 +137,7 @@ impl Jobs {
     /// The newest jobs, then a line for every change, over a restart of the node too.
     async fn follow_all(&self, session: &Session) -> Result<()> {
         if session.is_local() {
-            return Err(CliError::failed(
-                "no node runs on this data directory, so nothing will happen to watch; start one with `reelring serve`",
-            ));
+            return Err(nothing_to_watch());
         }
         let mut watcher = Watcher { json: self.json, state: self.state, out: Output::new(), seen: HashMap::new() };
         let mut away: Option<Instant> = None;
@@ -213,6 +214,12 @@ impl Watcher {
         self.seen.insert(job.id.clone(), (job, Instant::now()));
         Ok(())
     }
+}
+
+fn nothing_to_watch() -> CliError {
+    CliError::failed(
+        "no node runs on this data directory, so nothing will happen to watch; start one with `reelring serve`",
+    )
 }
 
 fn row(job: &Job) -> Vec<String> {

@@ -39,6 +39,22 @@ impl Session {
 
 /// Opens the target, does the work, and drains what was opened, whatever became of the work.
 pub fn with<T>(target: Target, work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+    run(target, Jobs::Wait, work)
+}
+
+/// As [`with`], for a command that waits for a job: a node of this process runs what is queued.
+pub fn with_jobs<T>(target: Target, work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
+    run(target, Jobs::Run, work)
+}
+
+/// What a node of this process does about the jobs it finds. A running node runs them anyway.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Jobs {
+    Run,
+    Wait,
+}
+
+fn run<T>(target: Target, jobs: Jobs, work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
     match target {
         Target::Node(node) => {
             let transport = Transport::network(&node)?;
@@ -49,7 +65,7 @@ pub fn with<T>(target: Target, work: impl AsyncFnOnce(&Session) -> Result<T>) ->
             // A node of this process keeps quiet unless REELRING_LOG asks: what matters becomes the command's error.
             telemetry::init("off");
             let runtime = start(&mut Builder::new_multi_thread())?;
-            match runtime.block_on(open(&config))? {
+            match runtime.block_on(open(&config, jobs))? {
                 Opened::Own(node) => runtime.block_on(local(node, work)),
                 Opened::Running(transport) => runtime.block_on(remote(transport, work)),
             }
@@ -87,10 +103,14 @@ enum Opened {
     Running(Transport),
 }
 
-async fn open(config: &Config) -> Result<Opened> {
+async fn open(config: &Config, jobs: Jobs) -> Result<Opened> {
     let begun = Instant::now();
     loop {
-        let error = match Node::start(config.clone()).await {
+        let started = match jobs {
+            Jobs::Run => Node::start(config.clone()).await,
+            Jobs::Wait => Node::open(config.clone()).await,
+        };
+        let error = match started {
             Ok(node) => return Ok(Opened::Own(node)),
             Err(error) => error,
         };

@@ -45,7 +45,7 @@ impl Transcode {
     pub fn run(self) -> Result<()> {
         let display = Display::new(self.quiet || self.json);
         let outcome =
-            session::with(self.place.target(Absent::Refuse)?, async |session| self.work(session, &display).await);
+            session::with_jobs(self.place.target(Absent::Refuse)?, async |session| self.work(session, &display).await);
         display.clear();
         outcome
     }

@@ -53,17 +53,22 @@ pub enum JobError {
 }
 
 impl Jobs {
-    /// Takes up the jobs an earlier run of the node left, and starts the scheduler.
-    pub async fn start(workshop: Workshop) -> Result<Jobs, StorageError> {
+    /// Takes over the jobs an earlier run of the node left. None runs before [`Jobs::run`].
+    pub async fn open(workshop: Workshop) -> Result<Jobs, StorageError> {
         let queue = Queue::new(workshop.store.catalog().clone());
         let interrupted = queue.requeue_interrupted().await?;
         if interrupted > 0 {
-            tracing::info!(interrupted, "jobs go on where they stopped");
+            tracing::info!(interrupted, "jobs that a stop interrupted are queued again");
         }
         discard_unclaimed(&queue, &workshop.store).await?;
         let events = Events::default();
-        let scheduler = Scheduler::start(queue.clone(), events.clone(), workshop);
+        let scheduler = Scheduler::new(queue.clone(), events.clone(), workshop);
         Ok(Jobs { queue, events, scheduler })
+    }
+
+    /// Starts the scheduler. Called once.
+    pub fn run(&self) {
+        self.scheduler.start();
     }
 
     /// Stores a request. With an idempotency key, the same request again gives the same job.

@@ -50,8 +50,8 @@ struct Running {
 }
 
 impl Scheduler {
-    pub fn start(queue: Queue, events: Events, workshop: Workshop) -> Arc<Self> {
-        let scheduler = Arc::new(Self {
+    pub fn new(queue: Queue, events: Events, workshop: Workshop) -> Arc<Self> {
+        Arc::new(Self {
             queue,
             events,
             workshop,
@@ -59,10 +59,12 @@ impl Scheduler {
             draining: AtomicBool::new(false),
             running: Mutex::default(),
             tasks: TaskTracker::new(),
-        });
-        scheduler.wake();
-        scheduler.tasks.spawn(scheduler.clone().schedule());
-        scheduler
+        })
+    }
+
+    pub fn start(self: &Arc<Self>) {
+        self.wake();
+        self.tasks.spawn(self.clone().schedule());
     }
 
     pub fn wake(&self) {
