@@ -14,7 +14,9 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use reelring_storage::{BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, PutOutcome};
+use reelring_storage::{
+    BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, Precondition, PutOutcome,
+};
 use serde::{Deserialize, Serialize};
 
 use super::blob::{self, Version, insert};
@@ -50,6 +52,10 @@ pub(super) async fn write(
         .and_then(|value| value.to_str().ok())
         .filter(|value| value.len() <= limits::CONTENT_TYPE_BYTES)
         .map(str::to_string);
+    if !matches!(condition, Precondition::None) {
+        // Decided for good in the transaction that writes; asked here so that a lost race costs nobody an upload.
+        condition.check(&key, node.store().object(&key).await?.as_ref())?;
+    }
     let meta = BlobMeta { key: Some(key.to_string()), content_type, length_hint: length };
     let mut writer = node.store().create(meta).await?;
     if let Err(problem) = receive(&mut writer, body, &key, &mut expected).await {

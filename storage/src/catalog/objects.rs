@@ -46,7 +46,8 @@ pub(crate) struct BlobRow {
 }
 
 impl Precondition {
-    fn check(&self, key: &Key, current: Option<&ObjectRecord>) -> Result<()> {
+    /// Whether the condition holds for what is stored now.
+    pub fn check(&self, key: &Key, current: Option<&ObjectRecord>) -> Result<()> {
         let holds = match self {
             Precondition::None => true,
             Precondition::IfMatch(hashes) => current.is_some_and(|c| hashes.contains(&c.blake3)),
