@@ -16,6 +16,8 @@ use reelring::progress::{Report, Reporter};
 use reelring::transcode::assets::{self, AssetState, Kind};
 use reelring::transcode::package::hls;
 use reelring::transcode::{AssetId, Ladder, MIGRATION, Outcome, TranscodeRequest, Transcoder};
+use reelring_protocol::transcode::{Class, Failed, FromWorker, Probed, Rational, Started, VideoInfo};
+use reelring_protocol::{Hello, encode};
 use reelring_storage::{BlobMeta, EngineChoice, Key, ObjectRecord, Precondition, Store, StoreOptions};
 use support::{media, scratch, skipped};
 use tempfile::TempDir;
@@ -253,4 +255,51 @@ async fn a_worker_that_is_missing_or_not_one_is_said_so() {
     let failure = transcoder.run(request, &bench.reporter, &bench.cancel).await.unwrap_err();
     assert!(failure.message.contains("does not follow the protocol"), "{failure}");
     bench.files_settle_at(1).await;
+}
+
+/// A worker whose GPU fails in mid-job is started again on the CPU, and the job says why.
+#[tokio::test]
+async fn a_failing_gpu_costs_the_gpu_and_not_the_job() {
+    let Some(bench) = Bench::new("a_failing_gpu_costs_the_gpu_and_not_the_job").await else { return };
+    let WorkerPath::Found(worker) = WorkerPath::find(WORKER, None) else { return };
+    let clip = media::clip(320, 180, 25, 6);
+    let source = bench.put("a.mp4", std::fs::read(&clip).unwrap()).await;
+
+    // The first time this stands in for a worker on a broken GPU, the second time it is the real one.
+    let rate = Rational { num: 25, den: 1 };
+    let video = VideoInfo {
+        codec: "h264".into(),
+        width: 320,
+        height: 180,
+        sample_aspect: Rational { num: 1, den: 1 },
+        frame_rate: rate,
+        frames_estimate: None,
+    };
+    let said = [
+        FromWorker::Hello(Hello::new(WORKER, "test", "")),
+        FromWorker::Probed(Probed { format: "mov".into(), duration_seconds: None, video, audio: None }),
+        FromWorker::Started(Started { encoder: "h264_nvenc".into(), decoder: "cuda".into(), fallback_reason: None }),
+        FromWorker::Failed(Failed { class: Class::Sticky, message: "the device went away".into(), log: vec![] }),
+    ];
+    let words: Vec<u8> = said.iter().flat_map(|message| encode(message, &[]).unwrap()).collect();
+    let folder = bench.dir.path().canonicalize().unwrap();
+    std::fs::write(folder.join("words"), words).unwrap();
+    let path = folder.join("two-faced");
+    let script = format!(
+        "#!/bin/sh\nif [ -e {0}/again ]; then exec {1}; fi\n: > {0}/again\ncat {0}/words >&0\nsleep 5\n",
+        folder.display(),
+        worker.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let transcoder = Transcoder::new(bench.store.clone(), WorkerPath::Found(path));
+    let request = bench.request(&source, &["144p"]);
+    let outcome = transcoder.run(request.clone(), &bench.reporter, &bench.cancel).await.unwrap();
+    assert_eq!((outcome.encoder.as_str(), outcome.frames), ("libx264", 150));
+    let reason = outcome.fallback_reason.unwrap();
+    assert!(reason.contains("the device went away"), "{reason}");
+    let asset = assets::get(bench.store.catalog(), &request.asset).await.unwrap().unwrap();
+    assert_eq!(asset.fallback_reason, Some(reason));
+    bench.files_settle_at(1 + 2 * 3).await;
 }

@@ -12,6 +12,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use reelring_protocol::limits::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX};
@@ -31,6 +32,8 @@ pub(super) struct Worker {
     received: BytesMut,
     log: Arc<Mutex<VecDeque<String>>>,
     log_reader: JoinHandle<()>,
+    /// Longer without a message, and it is hung.
+    silence_max: Duration,
 }
 
 impl Worker {
@@ -55,7 +58,8 @@ impl Worker {
         let log = Arc::default();
         let stderr = child.stderr.take();
         let log_reader = tokio::spawn(keep_log(stderr, Arc::clone(&log)));
-        Ok(Worker { child, socket, received: BytesMut::new(), log, log_reader })
+        let silence_max = limits::WORKER_SILENCE;
+        Ok(Worker { child, socket, received: BytesMut::new(), log, log_reader, silence_max })
     }
 
     pub async fn send(&mut self, message: &ToWorker) -> Result<(), Failure> {
@@ -76,7 +80,7 @@ impl Worker {
                 Err(error) => return Err(self.nonsense(&error).await),
             }
             let read = self.socket.read_buf(&mut self.received);
-            match tokio::time::timeout(limits::WORKER_SILENCE, read).await {
+            match tokio::time::timeout(self.silence_max, read).await {
                 Err(_) => return Err(self.hung().await),
                 Ok(Ok(0) | Err(_)) => {
                     return Err(match frame::check_end(&self.received) {
@@ -112,8 +116,8 @@ impl Worker {
 
     async fn hung(&mut self) -> Failure {
         self.end().await;
-        let seconds = limits::WORKER_SILENCE.as_secs();
-        Failure::transient(format!("{WORKER} said nothing for {seconds} s and was killed{}", self.log_tail().await))
+        let silence = self.silence_max;
+        Failure::transient(format!("{WORKER} said nothing for {silence:?} and was killed{}", self.log_tail().await))
     }
 
     async fn nonsense(&mut self, error: &FrameError) -> Failure {
@@ -238,12 +242,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_worker_is_killed_and_reaped() {
+    async fn a_silent_worker_is_killed_and_reaped() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, source) = script(dir.path(), "exec sleep 60");
+        let (path, source) = script(dir.path(), "echo 'waiting for the driver' >&2; exec sleep 60");
         let mut worker = Worker::spawn(&path, source).unwrap();
         let id = worker.id().unwrap();
-        worker.end().await;
-        assert!(!Path::new(&format!("/proc/{id}")).exists());
+        worker.silence_max = Duration::from_millis(300);
+        let failure = worker.next().await.map(|_| ()).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Transient);
+        assert!(failure.message.contains("said nothing for 300ms"), "{failure}");
+        assert!(failure.message.contains("waiting for the driver"), "{failure}");
+        assert!(!Path::new(&format!("/proc/{id}")).exists(), "no process and no zombie");
     }
 }
