@@ -1,9 +1,9 @@
 //! Extractors written in JavaScript: which of them claims an address, and what they find behind it.
 //!
 //! [`Plugins`] keeps the plugins directory loaded: every `*.js` in it is one plugin, in one worker process that can be
-//! killed ([`process`]), in generations that replace each other whole ([`supervisor`]), reloaded as files change
-//! ([`registry`], [`watch`]). A plugin has no network but `ctx.fetch`, which is the node's guarded client ([`pages`]).
-//! What a plugin says is checked here, never believed ([`manifest`], [`extraction`]).
+//! killed (`process`), in generations that replace each other whole (`supervisor`), reloaded as files change
+//! (`registry`, `watch`). A plugin has no network but `ctx.fetch`, which is the node's guarded client (`pages`).
+//! What a plugin says is checked here, never believed (`manifest`, `extraction`).
 //!
 //! A cancelled extract returns at once; its worker finishes or meets its deadline by itself. [`Plugins::shutdown`] ends
 //! every worker and waits until they are gone.

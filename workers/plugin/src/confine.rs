@@ -1,6 +1,6 @@
 //! Takes from this process what a plugin has no use for, before any of the plugin's text is read.
 //!
-//! [`limits`] comes first of all; [`system_calls`] once the engine stands and needs no more threads or files. After both
+//! [`limits()`] comes first of all; [`system_calls`] once the engine stands and needs no more threads or files. After both
 //! the process can compute, allocate a bounded amount, and talk over the one socket it was born with.
 
 use std::collections::BTreeMap;
