@@ -25,8 +25,9 @@ use crate::report::Report;
 #[derive(Parser)]
 #[command(name = "reelring-bench", about = "Measures Reelring's storage, beside fio")]
 struct Cli {
+    /// Without one: `run` with its defaults.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
@@ -99,7 +100,10 @@ struct Run {
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match Cli::parse().command {
+    let command = Cli::parse().command.unwrap_or_else(|| {
+        Cli::parse_from(["reelring-bench", "run"]).command.expect("the line names a subcommand")
+    });
+    match command {
         Command::Run(options) => {
             options.check()?;
             print(&runtime.block_on(run(&options))?, options.json)

@@ -25,7 +25,7 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::buffer::Buffer;
-use crate::engine::{EngineChoice, EngineInfo, choose};
+use crate::engine::{EngineChoice, EngineInfo, choose, end_if_panicking};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::stats::{Counters, OpKind};
@@ -53,7 +53,27 @@ pub enum How {
     WriteDirect,
 }
 
-pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+/// The way back to the caller.
+pub(crate) struct Reply<T> {
+    /// Taken when the answer is sent.
+    sender: Option<oneshot::Sender<Result<T>>>,
+}
+
+impl<T> Reply<T> {
+    /// Hands the answer back when nobody waits for it.
+    fn send(mut self, result: Result<T>) -> Option<T> {
+        let sender = self.sender.take().expect("an answer is sent once");
+        sender.send(result).err().and_then(Result::ok)
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if self.sender.is_some() {
+            end_if_panicking();
+        }
+    }
+}
 
 /// One piece of work for an engine.
 pub(crate) enum Op {
@@ -138,7 +158,7 @@ impl Ticket {
     pub(crate) fn finish<T>(self, reply: Reply<T>, result: Result<T>) -> Option<T> {
         self.counters.op(self.kind, self.since.elapsed(), result.is_err());
         drop(self);
-        reply.send(result).err().and_then(Result::ok)
+        reply.send(result)
     }
 }
 
@@ -393,7 +413,8 @@ impl Bridge {
         kind: OpKind,
         op: impl FnOnce(Reply<T>) -> Op,
     ) -> Pending<T> {
-        let (reply, result) = oneshot::channel();
+        let (sender, result) = oneshot::channel();
+        let reply = Reply { sender: Some(sender) };
         let counters = Arc::clone(&self.shared.counters);
         let ticket = Ticket { _slot: slot, kind, since: Instant::now(), counters };
         let message = Message::Run(Box::new(Command { op: op(reply), ticket }));

@@ -15,6 +15,7 @@ mod catalog;
 mod directory;
 mod engine;
 mod error;
+mod health;
 mod id;
 mod key;
 pub mod limits;

@@ -21,6 +21,7 @@ use crate::catalog::Catalog;
 use crate::catalog::objects::{self, BlobRow, ObjectRecord, Precondition, PutOutcome};
 use crate::engine::{EngineChoice, EngineInfo};
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::id::BlobId;
 use crate::key::Key;
 use crate::limits::{self, CATALOG_FILE, LIST_MAX, OPEN_BLOBS_MAX};
@@ -64,16 +65,17 @@ impl Store {
         let opened = tokio::task::spawn_blocking(move || -> Result<_> {
             make_directories(&dir)?;
             let locked = DirLock::take(&dir)?;
-            let catalog = Catalog::open(&dir.join(CATALOG_FILE), node_migrations)?;
-            // Renames and unlinks take paths relative to nothing that may change.
+            // The engine's paths must not depend on the current directory.
             let dir = std::path::absolute(&dir).map_err(|e| Error::io("resolve", &dir, e))?;
-            Ok((dir, locked, catalog, Bridge::start(engine)?))
+            let health = Health::new(dir.clone());
+            let catalog = Catalog::open(&dir.join(CATALOG_FILE), node_migrations, health.clone())?;
+            Ok((dir, locked, catalog, Bridge::start(engine)?, health))
         });
-        let (dir, Locked { lock, clean }, catalog, bridge) = match opened.await {
+        let (dir, Locked { lock, clean }, catalog, bridge, health) = match opened.await {
             Ok(opened) => opened?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        let volume = Arc::new(Volume::new(dir, bridge));
+        let volume = Arc::new(Volume::new(dir, bridge, health));
         sweep::partials(&volume, &catalog).await?;
         if !clean {
             drop(volume.spawn(sweep::blobs(Arc::clone(&volume), catalog.clone())));
@@ -271,7 +273,7 @@ impl Store {
             doorbell_rings_total: counters.doorbell_rings.load(Relaxed),
             free_bytes: disk_bytes(|d| d.f_bavail),
             volume_bytes: disk_bytes(|d| d.f_blocks),
-            degraded: volume.is_degraded(),
+            degraded: volume.health.is_degraded(),
             reads_mmap_total: volume.reads_hot.load(Relaxed),
             reads_reactor_total: volume.reads_cold.load(Relaxed),
             buffer_bytes: (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64,
@@ -292,7 +294,9 @@ impl Store {
         drop(self.open_blobs(std::mem::take));
         volume.bridge.close().await;
         let lock = self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut lock) = lock {
+        if let Some(mut lock) = lock
+            && volume.is_tidy()
+        {
             lock.mark_clean().map_err(|e| Error::io("mark", &volume.dir.join("LOCK"), e))?;
         }
         Ok(())

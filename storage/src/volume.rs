@@ -17,13 +17,15 @@ use tokio::task::JoinHandle;
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
 use crate::directory::Directories;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
 
 pub(crate) struct Volume {
     pub(crate) dir: PathBuf,
     pub(crate) bridge: Bridge,
+    pub(crate) health: Health,
     pub(crate) directories: Directories,
     pub(crate) write_pool: Pool,
     pub(crate) read_pool: Pool,
@@ -31,7 +33,8 @@ pub(crate) struct Volume {
     pub(crate) map_budget: Arc<Semaphore>,
     pub(crate) reads_hot: AtomicU64,
     pub(crate) reads_cold: AtomicU64,
-    degraded: AtomicBool,
+    /// Some file could not be removed, or was dropped after the close.
+    debris: AtomicBool,
     /// Sealed and not yet in the catalog: not orphans.
     unacknowledged: Mutex<HashSet<BlobId>>,
     runtime: Handle,
@@ -49,7 +52,7 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 
 impl Volume {
     /// Must be called within a tokio runtime.
-    pub(crate) fn new(dir: PathBuf, bridge: Bridge) -> Volume {
+    pub(crate) fn new(dir: PathBuf, bridge: Bridge, health: Health) -> Volume {
         Volume {
             directories: Directories::new(bridge.clone(), dir.join("blobs")),
             write_pool: Pool::new(limits::WRITE_BUDGET_BYTES),
@@ -57,7 +60,8 @@ impl Volume {
             map_budget: Arc::new(Semaphore::new(limits::MAP_BUDGET_BYTES / PAGE_BYTES)),
             reads_hot: AtomicU64::new(0),
             reads_cold: AtomicU64::new(0),
-            degraded: AtomicBool::new(false),
+            debris: AtomicBool::new(false),
+            health,
             unacknowledged: Mutex::default(),
             runtime: Handle::current(),
             background: Background::default(),
@@ -78,32 +82,13 @@ impl Volume {
         self.dir.join("partial").join(format!("{id}.journal"))
     }
 
-    pub(crate) fn is_degraded(&self) -> bool {
-        self.degraded.load(Acquire)
-    }
-
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.is_degraded() { Err(Error::Degraded { dir: self.dir.clone() }) } else { Ok(()) }
-    }
-
-    /// Syncs a file's data. The failure of a sync is final: the kernel may have thrown away what it
-    /// could not write and report success next time, so the volume takes no more writes.
+    /// Syncs a file's data. What a failure means is told in `health.rs`.
     pub(crate) async fn sync(&self, file: &Arc<NamedFile>) -> Result<()> {
-        self.judge_sync(self.bridge.sync(file).await)
+        self.health.judge_sync(self.bridge.sync(file).await)
     }
 
     pub(crate) async fn sync_directory(&self, path: &Path) -> Result<()> {
-        self.judge_sync(self.directories.sync(path).await)
-    }
-
-    fn judge_sync(&self, result: Result<()>) -> Result<()> {
-        if let Err(error) = &result
-            && !matches!(error, Error::Closed)
-            && !self.degraded.swap(true, AcqRel)
-        {
-            tracing::error!(%error, dir = %self.dir.display(), "a sync failed: the volume is degraded, writes are refused from now on");
-        }
-        result
+        self.health.judge_sync(self.directories.sync(path).await)
     }
 
     /// Writes `bytes` at `offset` through buffers of the pool, one after the other.
@@ -131,6 +116,11 @@ impl Volume {
         self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
+    /// Nothing in the directory waits for the next start's sweep.
+    pub(crate) fn is_tidy(&self) -> bool {
+        !self.debris.load(Acquire) && self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Runs `task` to its end whatever becomes of the caller. Without a runtime (the process is
     /// going down) it does not run; the next start cleans up.
     pub(crate) fn spawn<T: Send + 'static>(
@@ -150,7 +140,10 @@ impl Volume {
         for path in paths {
             match self.bridge.unlink(path).await {
                 Ok(()) => {}
-                Err(error) => tracing::warn!(%error, "a file stays behind until the next start"),
+                Err(error) => {
+                    self.debris.store(true, Release);
+                    tracing::warn!(%error, path = %path.display(), "a file stays behind until the next start");
+                }
             }
         }
     }
@@ -184,6 +177,7 @@ mod tests {
     use super::*;
     use crate::blob::{BlobMeta, BlobReader, BlobWriter};
     use crate::engine::EngineChoice;
+    use crate::error::Error;
 
     /// The kernel refuses to sync a pipe: a real failure, by the real path.
     #[tokio::test]
@@ -193,7 +187,8 @@ mod tests {
             for name in ["blobs", "partial"] {
                 std::fs::create_dir(dir.path().join(name)).unwrap();
             }
-            let volume = Arc::new(Volume::new(dir.path().into(), Bridge::start(engine).unwrap()));
+            let health = Health::new(dir.path().into());
+            let volume = Arc::new(Volume::new(dir.path().into(), Bridge::start(engine).unwrap(), health));
             let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default()).await.unwrap();
             writer.write("before".into()).await.unwrap();
             let sealed = writer.seal().await.unwrap();

@@ -306,6 +306,23 @@ async fn a_closed_store_refuses_and_its_directory_is_free_again() {
 }
 
 #[tokio::test]
+async fn a_sealed_blob_that_outlives_its_store_is_swept_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    let kept = put(&store, &Key::parse("kept").unwrap(), b"kept").await.record;
+    let sealed = store_bytes(&store, b"never committed").await;
+    store.close().await.unwrap();
+    drop(sealed);
+    assert_eq!(files_below(&dir.path().join("blobs")).len(), 2);
+
+    // The sweep runs in the background; closing waits for it.
+    open(dir.path(), EngineChoice::Auto).await.close().await.unwrap();
+    assert_eq!(files_below(&dir.path().join("blobs")).len(), 1);
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    assert_eq!(store.open_blob(kept.blob).await.unwrap().read(0, 10).await.unwrap(), "kept");
+}
+
+#[tokio::test]
 async fn limits_are_named_in_errors() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;

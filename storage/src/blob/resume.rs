@@ -40,7 +40,7 @@ impl BlobWriter {
     /// Takes up a journaled partial where its last intact record left it: cuts off what no record
     /// vouches for, and reads the rest again, which verifies it and rebuilds the hashes.
     pub(crate) async fn resume(volume: &Arc<Volume>, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
-        volume.check_writable()?;
+        volume.health.check_writable()?;
         let journal_path = volume.journal_path(id);
         let journal_file = match volume.bridge.open(&journal_path, How::Modify).await {
             Err(e) if e.is_not_found() => return Ok(None),

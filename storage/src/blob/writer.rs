@@ -61,7 +61,7 @@ pub(super) struct JournalFile {
 impl BlobWriter {
     pub(crate) async fn create(volume: &Arc<Volume>, id: BlobId, meta: BlobMeta) -> Result<BlobWriter> {
         meta.check()?;
-        volume.check_writable()?;
+        volume.health.check_writable()?;
         let (path, opener) = (volume.partial_path(id), Arc::clone(volume));
         // In a task of its own: a caller that goes away in mid-open leaves a file that is removed,
         // and only a file that this call made is ever removed.
@@ -152,7 +152,7 @@ impl BlobWriter {
     /// Returns the durable length, from which [`resume`](crate::Store::resume) would go on.
     pub async fn checkpoint(&mut self, note: Vec<u8>) -> Result<u64> {
         self.check()?;
-        self.volume.check_writable()?;
+        self.volume.health.check_writable()?;
         check_note(&note)?;
         assert!(self.journal.is_some(), "checkpoint of a blob without a journal");
         self.submit_batch().await?;
@@ -179,7 +179,7 @@ impl BlobWriter {
     /// nobody: [`commit`](crate::Store::commit) acknowledges it.
     pub async fn seal(mut self) -> Result<SealedBlob> {
         self.check()?;
-        self.volume.check_writable()?;
+        self.volume.health.check_writable()?;
         let footer = self.write_tail().await?;
         self.drain().await?;
         let end = footer.length + footer.encoded_bytes;

@@ -18,10 +18,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
+use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::limits::{CATALOG_BATCH_MAX, CATALOG_CACHE_KIB, CATALOG_QUEUE_MAX};
 
 /// The catalog of one data directory. Cheap to clone.
@@ -33,6 +35,7 @@ pub struct Catalog {
 struct Inner {
     writes: Queue<Box<dyn WriteRequest>>,
     reads: Queue<ReadRequest>,
+    health: Health,
     closing: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -52,7 +55,7 @@ enum Message<T> {
 
 impl Catalog {
     /// Opens or creates the catalog and brings its schema up to date. Blocks.
-    pub(crate) fn open(path: &Path, node_migrations: &[&str]) -> Result<Catalog> {
+    pub(crate) fn open(path: &Path, node_migrations: &[&str], health: Health) -> Result<Catalog> {
         let mut writer = Connection::open(path)?;
         writer.pragma_update(None, "journal_mode", "WAL")?;
         writer.pragma_update(None, "synchronous", "FULL")?;
@@ -70,11 +73,17 @@ impl Catalog {
             thread.map_err(|e| Error::io("start the thread of", path, e))
         };
         let threads = vec![
-            spawn("reel-catalog", Box::new(move || run_writes(writer, &write_requests)))?,
+            spawn(
+                "reel-catalog",
+                Box::new({
+                    let health = health.clone();
+                    move || run_writes(writer, &write_requests, &health)
+                }),
+            )?,
             spawn("reel-cat-read", Box::new(move || run_reads(&reader, &read_requests)))?,
         ];
         let threads = Mutex::new(threads);
-        Ok(Catalog { inner: Arc::new(Inner { writes, reads, closing: AtomicBool::new(false), threads }) })
+        Ok(Catalog { inner: Arc::new(Inner { writes, reads, health, closing: AtomicBool::new(false), threads }) })
     }
 
     /// Runs `f` in a transaction, which is durable when this returns. When `f` fails, what it did
@@ -83,6 +92,7 @@ impl Catalog {
         &self,
         f: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.inner.health.check_writable()?;
         let (reply, result) = oneshot::channel();
         let request = Write { run: Some(f), outcome: None, reply };
         self.send(&self.inner.writes, Box::new(request)).await?;
@@ -183,7 +193,7 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
         .unwrap_or_else(|panic| Err(Error::Rejected(format!("a catalog request panicked: {}", text(panic)))))
 }
 
-fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn WriteRequest>>>) {
+fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn WriteRequest>>>, health: &Health) {
     let mut open = true;
     while open && let Ok(Message::Run(first, slot)) = requests.recv() {
         let mut batch = vec![first];
@@ -204,6 +214,11 @@ fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn Wr
             }
         }
         let commit = commit(&mut connection, &mut batch);
+        if let Err(error) = &commit
+            && is_failed_sync(error)
+        {
+            health.degrade(error);
+        }
         for request in batch {
             request.finish(match &commit {
                 Ok(()) => Ok(()),
@@ -227,6 +242,12 @@ fn commit(connection: &mut Connection, batch: &mut [Box<dyn WriteRequest>]) -> r
         step("RELEASE request")?;
     }
     transaction.commit()
+}
+
+/// SQLite's own sync failed: later commits could build on frames that are not on the disk.
+fn is_failed_sync(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|e| e.extended_code);
+    matches!(code, Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC))
 }
 
 /// The same failure for each request of a batch.
@@ -253,8 +274,12 @@ mod tests {
 
     fn open() -> (tempfile::TempDir, Catalog) {
         let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(&dir.path().join("c.sqlite"), SCRIPT).unwrap();
+        let catalog = reopen(&dir);
         (dir, catalog)
+    }
+
+    fn reopen(dir: &tempfile::TempDir) -> Catalog {
+        Catalog::open(&dir.path().join("c.sqlite"), SCRIPT, Health::new(dir.path().into())).unwrap()
     }
 
     async fn insert(catalog: &Catalog, n: i64) -> Result<()> {
@@ -316,6 +341,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_degraded_volume_takes_no_commit_and_still_reads() {
+        let (_dir, catalog) = open();
+        insert(&catalog, 1).await.unwrap();
+        let failed =
+            rusqlite::ffi::Error { code: rusqlite::ErrorCode::SystemIoFailure, extended_code: SQLITE_IOERR_FSYNC };
+        assert!(is_failed_sync(&rusqlite::Error::SqliteFailure(failed, None)));
+        catalog.inner.health.degrade(&"on purpose");
+        assert!(matches!(insert(&catalog, 2).await, Err(Error::Degraded { .. })));
+        assert_eq!(count(&catalog).await, 1);
+    }
+
+    #[tokio::test]
     async fn closing_answers_the_queue_and_then_refuses() {
         let (dir, catalog) = open();
         insert(&catalog, 1).await.unwrap();
@@ -323,6 +360,6 @@ mod tests {
         assert!(matches!(insert(&catalog, 2).await, Err(Error::Closed)));
         let left = std::fs::metadata(dir.path().join("c.sqlite-wal")).map_or(0, |m| m.len());
         assert_eq!(left, 0, "the log was not checkpointed");
-        assert_eq!(count(&Catalog::open(&dir.path().join("c.sqlite"), SCRIPT).unwrap()).await, 1);
+        assert_eq!(count(&reopen(&dir)).await, 1);
     }
 }

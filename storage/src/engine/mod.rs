@@ -12,6 +12,7 @@ mod uring;
 #[cfg(test)]
 mod conformance;
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -160,16 +161,33 @@ fn write_zero() -> Step {
     Step::Failed(io::Error::new(io::ErrorKind::WriteZero, "the kernel wrote nothing"))
 }
 
-/// Ends the process when dropped by a panic: an engine that lost an operation half way must not
-/// go on answering.
-struct AbortOnPanic;
+thread_local! {
+    static ON_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
+}
 
-impl Drop for AbortOnPanic {
+/// Marks a thread as an engine's for as long as it lives: a panic there ends the process.
+struct EngineThread;
+
+impl EngineThread {
+    fn enter() -> EngineThread {
+        ON_ENGINE_THREAD.set(true);
+        EngineThread
+    }
+}
+
+impl Drop for EngineThread {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("reelring: the storage engine panicked (see above); ending the process, stored data is safe");
-            std::process::abort();
-        }
+        end_if_panicking();
+    }
+}
+
+/// Ends the process when an engine's thread unwinds: an engine that lost an operation half way must
+/// not go on answering. Called as the first reply is about to be dropped, before its caller could
+/// take the loss for an orderly end.
+pub(crate) fn end_if_panicking() {
+    if std::thread::panicking() && ON_ENGINE_THREAD.get() {
+        eprintln!("reelring: the storage engine panicked (see above); ending the process, stored data is safe");
+        std::process::abort();
     }
 }
 

@@ -13,7 +13,7 @@ use crossbeam_channel::Receiver;
 use rustix::fs::FallocateFlags;
 
 use super::{
-    AbortOnPanic, Engine, Step, Transfer, make_directory_blocking, open_blocking, transient, unless, write_zero,
+    Engine, EngineThread, Step, Transfer, make_directory_blocking, open_blocking, transient, unless, write_zero,
 };
 use crate::bridge::{Command, Intake, LANES, Message, NamedFile, Op, syncs_in_flight_max};
 use crate::error::Error;
@@ -43,7 +43,7 @@ impl Engine for Threads {
 }
 
 fn work(lane: &Receiver<Message>) {
-    let _guard = AbortOnPanic;
+    let _guard = EngineThread::enter();
     while let Ok(Message::Run(command)) = lane.recv() {
         execute(*command);
     }

@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::{
-    AbortOnPanic, DIRECTORY_MODE, Engine, FILE_MODE, Step, Transfer, open_flags, transient, unless, write_zero,
+    DIRECTORY_MODE, Engine, EngineThread, FILE_MODE, Step, Transfer, open_flags, transient, unless, write_zero,
 };
 use crate::bridge::{Command, How, Intake, Message, NamedFile, Op};
 use crate::buffer::Buffer;
@@ -42,7 +42,7 @@ impl Engine for Uring {
     fn start(&self, intake: Intake) -> io::Result<Vec<JoinHandle<()>>> {
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let reactor = move || {
-            let _guard = AbortOnPanic;
+            let _guard = EngineThread::enter();
             let mut ring = tokio_uring::uring_builder();
             ring.setup_cqsize(limits::RING_COMPLETIONS);
             let mut builder = tokio_uring::builder();
@@ -155,7 +155,6 @@ fn spawn(command: Command, in_flight: &Rc<InFlight>) {
     in_flight.count.set(in_flight.count.get() + 1);
     let in_flight = Rc::clone(in_flight);
     tokio_uring::spawn(async move {
-        let _guard = AbortOnPanic;
         execute(command).await;
         in_flight.count.set(in_flight.count.get() - 1);
         if in_flight.count.get() == 0 {
