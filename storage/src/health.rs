@@ -29,10 +29,11 @@ impl Health {
         if self.is_degraded() { Err(Error::Degraded { dir: self.dir.to_path_buf() }) } else { Ok(()) }
     }
 
-    /// Looks at the outcome of a sync. A closed engine has not tried.
+    /// Looks at the outcome of a sync. A closed engine has not tried; a file system that finds no
+    /// room only now has failed this file, which is given up, and no other.
     pub(crate) fn judge_sync(&self, result: Result<()>) -> Result<()> {
         if let Err(error) = &result
-            && !matches!(error, Error::Closed)
+            && !matches!(error, Error::Closed | Error::NoSpace { .. })
         {
             self.degrade(error);
         }

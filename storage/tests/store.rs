@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::future::Future;
+use std::task::{Context, Waker};
+
 use bytes::Bytes;
 use common::{collect, files_below, open, pattern, put, store_bytes};
 use futures_util::StreamExt;
@@ -196,6 +199,24 @@ async fn dropped_and_aborted_writers_leave_nothing() {
     store.close().await.unwrap();
     assert_eq!(files_below(&dir.path().join("partial")), [] as [std::path::PathBuf; 0]);
     assert_eq!(files_below(&dir.path().join("blobs")), [] as [std::path::PathBuf; 0]);
+}
+
+#[tokio::test]
+async fn a_write_given_up_half_way_ends_the_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    // More than the budget of all buffers: the write must wait for the disk, and is dropped there.
+    let mut writer = store.create(BlobMeta::default()).await.unwrap();
+    let given_up = {
+        let write = writer.write(Bytes::from(pattern(2 * limits::WRITE_BUDGET_BYTES)));
+        std::pin::pin!(write).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    };
+    assert!(given_up);
+    let error = writer.write(Bytes::from_static(b"behind a gap")).await.unwrap_err().to_string();
+    assert!(error.contains("failed or was cancelled"), "{error}");
+    assert!(writer.seal().await.is_err(), "a blob with a gap was sealed");
+    store.close().await.unwrap();
+    assert_eq!(files_below(&dir.path().join("partial")), [] as [std::path::PathBuf; 0]);
 }
 
 #[tokio::test]

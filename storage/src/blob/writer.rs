@@ -4,9 +4,9 @@
 //! their way to the disk. Buffers in flight belong to the engine, which returns them to the pool at
 //! their completion: a writer that waits for a slow socket holds at most the batch it fills.
 //!
-//! Cancel: a dropped `write`, `checkpoint` or `seal` future loses none of the bytes already taken,
-//! but may leave a batch's fate unknown, so the writer counts as failed and can only be dropped or
-//! aborted. Dropping a writer removes a plain partial in the background and keeps a journaled one.
+//! Cancel: after a dropped `write` or `checkpoint` nobody knows how many bytes were taken, so the
+//! writer counts as failed and can only be dropped or aborted (a journaled blob resumes at its last
+//! checkpoint). A dropped `ready` loses nothing. Dropping a writer removes a plain partial in the background and keeps a journaled one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -115,8 +115,13 @@ impl BlobWriter {
 
     /// Makes room for the next bytes: call it before polling the socket, so that a node short of
     /// memory stops reading instead of buffering.
+    /// Dropping the future loses nothing.
     pub async fn ready(&mut self) -> Result<()> {
         self.check()?;
+        self.make_room().await
+    }
+
+    async fn make_room(&mut self) -> Result<()> {
         if self.batch.is_some() {
             return Ok(());
         }
@@ -131,10 +136,20 @@ impl BlobWriter {
         Ok(())
     }
 
-    pub async fn write(&mut self, mut data: Bytes) -> Result<()> {
+    /// Takes the next bytes of the blob.
+    pub async fn write(&mut self, data: Bytes) -> Result<()> {
+        self.check()?;
         check_length(self.len() + data.len() as u64)?;
+        // Until all is taken: a caller that gave up half way must not go on behind a gap.
+        self.failed = true;
+        self.take(data).await?;
+        self.failed = false;
+        Ok(())
+    }
+
+    async fn take(&mut self, mut data: Bytes) -> Result<()> {
         while !data.is_empty() {
-            self.ready().await?;
+            self.make_room().await?;
             let batch = self.batch.as_mut().expect("ready provides a batch");
             let room = batch.limit - batch.buffer.len();
             let taken = batch.buffer.fill(&data[..room.min(data.len())]);
@@ -155,9 +170,9 @@ impl BlobWriter {
         self.volume.health.check_writable()?;
         check_note(&note)?;
         assert!(self.journal.is_some(), "checkpoint of a blob without a journal");
+        self.failed = true;
         self.submit_batch().await?;
         self.drain().await?;
-        self.failed = true;
         self.volume.sync(&self.file).await?;
         let journal = self.journal.as_mut().expect("checked above");
         let record = Record {
@@ -215,7 +230,6 @@ impl BlobWriter {
 
     /// Submits what is left together with the footer, in one write if they fit.
     async fn write_tail(&mut self) -> Result<Tail> {
-        self.failed = true;
         let batch = self.batch.take();
         if let Some(batch) = &batch {
             self.hashes.update(batch.buffer.as_slice());
@@ -235,7 +249,6 @@ impl BlobWriter {
         }
         let at = length + (footer.len() - rest.len()) as u64;
         self.volume.write_all(&self.file, rest, at).await?;
-        self.failed = false;
         Ok(Tail { length, blake3, encoded_bytes: footer.len() as u64 })
     }
 
@@ -244,13 +257,11 @@ impl BlobWriter {
         let Some(batch) = self.batch.take() else {
             return Ok(());
         };
-        self.failed = true;
         self.hashes.update(batch.buffer.as_slice());
         let length = batch.buffer.len() as u64;
         let pending = self.volume.bridge.write(&self.file, batch.buffer, self.submitted).await?;
         self.in_flight.push_back(pending);
         self.submitted += length;
-        self.failed = false;
         Ok(())
     }
 
