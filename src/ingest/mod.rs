@@ -16,3 +16,4 @@ mod stream;
 mod validators;
 
 pub use fetch::{FetchRequest, Fetched, fetch};
+pub use names::of_title;

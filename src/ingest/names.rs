@@ -24,6 +24,14 @@ pub fn suggest(disposition: Option<&HeaderValue>, url: &Url, content_type: Optio
     }
 }
 
+/// The name of a file that has a title: the title, with the extension that is told or else that of `like`.
+pub fn of_title(title: &str, extension: Option<&str>, like: &str) -> Option<String> {
+    let title = sanitise(&title.replace(['/', '\\'], "-"))?;
+    let extension =
+        extension.and_then(sanitise).unwrap_or_else(|| split_extension(like).1.trim_start_matches('.').into());
+    Some(shorten(&if extension.is_empty() { title } else { format!("{title}.{extension}") }))
+}
+
 /// Header bytes as people send them: UTF-8 if it is that, else Latin-1.
 fn decode(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
@@ -149,6 +157,19 @@ fn extension(content_type: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_title_keeps_the_files_extension() {
+        for (title, extension, like, expected) in [
+            ("A film", None, "x.mp4", Some("A film.mp4")),
+            ("A film", Some("webm"), "x.mp4", Some("A film.webm")),
+            ("AC/DC: live", None, "download", Some("AC-DC: live")),
+            ("../..", None, "x.mp4", Some("-.mp4")),
+            (" \u{202e} ", None, "x.mp4", None),
+        ] {
+            assert_eq!(of_title(title, extension, like).as_deref(), expected, "{title}");
+        }
+    }
 
     fn named(disposition: &str) -> String {
         let value = HeaderValue::from_bytes(disposition.as_bytes()).unwrap();

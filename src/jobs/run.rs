@@ -11,7 +11,7 @@ use url::Url;
 use super::model::{FetchSpec, JobResult, JobSpec, Record, parse_sha256};
 use crate::error::Failure;
 use crate::ingest::{self, FetchRequest, guard};
-use crate::plugins::Plugins;
+use crate::plugins::{Extraction, Plugins};
 use crate::progress::Reporter;
 use crate::transcode::{Ladder, TranscodeRequest, Transcoder};
 
@@ -42,14 +42,20 @@ impl Workshop {
         let JobSpec::Fetch(spec) = &record.spec else {
             return Err(Failure::permanent("the job's record is inconsistent: only a fetch has a fetch stage"));
         };
-        let request = self.request(record, spec, cancel).await?;
+        let extraction = self.extract(record, spec, cancel).await?;
+        let request = request(record, spec, extraction.as_ref())?;
         let fetched = ingest::fetch(&self.store, &self.client, request, reporter, cancel).await?;
         let key = match &spec.key {
             Some(key) => {
                 self.store.put_object(key, fetched.sealed, Precondition::None).await?;
                 key.clone()
             }
-            None => self.put_under_free_name(&fetched.file_name, fetched.sealed).await?,
+            None => {
+                let titled = extraction.and_then(|extraction| {
+                    ingest::of_title(extraction.title.as_deref()?, extraction.ext.as_deref(), &fetched.file_name)
+                });
+                self.put_under_free_name(&titled.unwrap_or(fetched.file_name), fetched.sealed).await?
+            }
         };
         Ok(match &spec.transcode {
             Some(_) => Outcome::Stored(key),
@@ -57,28 +63,20 @@ impl Workshop {
         })
     }
 
-    /// The request to the origin: the job's own, or what a plugin makes of its address.
-    async fn request(
+    /// What the plugin that claims the job's address finds behind it.
+    async fn extract(
         &self,
         record: &Record,
         spec: &FetchSpec,
         cancel: &CancellationToken,
-    ) -> Result<FetchRequest, Failure> {
-        let mut url = Url::parse(&spec.url).map_err(|error| Failure::permanent(format!("{}: {error}", spec.url)))?;
-        let mut headers = HeaderMap::new();
-        if self.plugins.claims(&url).is_some() {
-            let extraction = self.plugins.extract(&url, cancel).await?;
-            tracing::debug!(job = %record.id, plugin = %extraction.plugin, url = %extraction.url, "extracted");
-            url = extraction.url;
-            headers = extraction.headers;
+    ) -> Result<Option<Extraction>, Failure> {
+        let url = parse(&spec.url)?;
+        if self.plugins.claims(&url).is_none() {
+            return Ok(None);
         }
-        for (name, value) in &spec.headers {
-            let name = name.parse::<HeaderName>().map_err(|error| Failure::permanent(error.to_string()))?;
-            let value = HeaderValue::from_str(value).map_err(|error| Failure::permanent(error.to_string()))?;
-            headers.insert(name, value);
-        }
-        let sha256 = spec.sha256.as_deref().and_then(parse_sha256);
-        Ok(FetchRequest { blob: record.blob, url, headers, sha256, key: spec.key.clone() })
+        let extraction = self.plugins.extract(&url, cancel).await?;
+        tracing::debug!(job = %record.id, plugin = %extraction.plugin, url = %extraction.url, "extracted");
+        Ok(Some(extraction))
     }
 
     /// Stores the blob under the origin's name for it, numbered when that is taken: a name nobody chose never
@@ -137,6 +135,25 @@ impl Workshop {
         let outcome = self.transcoder.run(request, reporter, cancel).await?;
         Ok(Outcome::Done(JobResult::of_asset(Some(object), &outcome.asset)))
     }
+}
+
+/// The request to the origin: the job's own, with the address and headers a plugin found. The job's headers win.
+fn request(record: &Record, spec: &FetchSpec, extraction: Option<&Extraction>) -> Result<FetchRequest, Failure> {
+    let (url, mut headers) = match extraction {
+        Some(extraction) => (extraction.url.clone(), extraction.headers.clone()),
+        None => (parse(&spec.url)?, HeaderMap::new()),
+    };
+    for (name, value) in &spec.headers {
+        let name = name.parse::<HeaderName>().map_err(|error| Failure::permanent(error.to_string()))?;
+        let value = HeaderValue::from_str(value).map_err(|error| Failure::permanent(error.to_string()))?;
+        headers.insert(name, value);
+    }
+    let sha256 = spec.sha256.as_deref().and_then(parse_sha256);
+    Ok(FetchRequest { blob: record.blob, url, headers, sha256, key: spec.key.clone() })
+}
+
+fn parse(url: &str) -> Result<Url, Failure> {
+    Url::parse(url).map_err(|error| Failure::permanent(format!("{url}: {error}")))
 }
 
 const MAX_NUMBER: usize = 1000;
