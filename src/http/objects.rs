@@ -41,6 +41,10 @@ pub(super) async fn write(
         let detail = "Content-Range is not possible on PUT: send the whole object";
         return Err(Problem::bad_request("content-range", detail));
     }
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        let detail = format!("Content-Encoding {encoding:?} is not kept: send the object itself, decoded");
+        return Err(Problem::unsupported("content-encoding", detail));
+    }
     let length = content_length(&headers);
     if let Some(length) = length
         && length > limits::OBJECT_BYTES

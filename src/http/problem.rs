@@ -15,6 +15,7 @@ use reelring_storage::Error as StorageError;
 use serde::Serialize;
 
 use crate::jobs::JobError;
+use crate::limits;
 use crate::node::Node;
 
 /// What went wrong, for the client. `detail` names the object, the limit, the actual value and the next step.
@@ -62,6 +63,18 @@ impl Problem {
 
     pub fn missing_blob(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "missing-blob", detail)
+    }
+
+    fn headers_too_large(actual: usize) -> Self {
+        let detail = format!(
+            "the request's address and headers have {actual} bytes, the limit is {}; send fewer or shorter ones",
+            limits::HTTP_HEADER_BYTES
+        );
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", detail)
+    }
+
+    pub fn unsupported(kind: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, detail)
     }
 
     pub fn timeout(detail: impl Into<String>) -> Self {
@@ -124,7 +137,7 @@ impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         let mut problem = Self::bad_request("invalid-json", rejection.body_text());
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let limit = crate::limits::HTTP_JSON_BODY;
+            let limit = limits::HTTP_JSON_BODY;
             problem = Self::too_large(format!("the request body is larger than the limit of {limit} bytes"));
         }
         problem
@@ -153,7 +166,13 @@ pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, nex
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let path = request.uri().path().to_string();
-    let mut response = next.run(request).await;
+    let header_bytes = request.uri().to_string().len()
+        + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+    let mut response = if header_bytes > limits::HTTP_HEADER_BYTES {
+        Problem::headers_too_large(header_bytes).into_response()
+    } else {
+        next.run(request).await
+    };
 
     if let Some(Raised(problem)) = response.extensions_mut().remove::<Raised>() {
         let allow = response.headers_mut().remove(header::ALLOW);

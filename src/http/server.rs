@@ -28,7 +28,9 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
     http.timer(TokioTimer::new())
         .header_read_timeout(limits::HTTP_HEADER_TIMEOUT)
         .max_buf_size(limits::HTTP_HEADER_BYTES)
-        .max_headers(limits::HTTP_HEADERS);
+        .max_headers(limits::HTTP_HEADERS)
+        // A client that has sent its request may close its side and wait for the answer.
+        .half_close(true);
 
     loop {
         let accepted = async {

@@ -115,7 +115,7 @@ impl Jobs {
     pub async fn cancel(&self, id: &JobId) -> Result<Job, JobError> {
         let ended = self.end(id, Ended::Cancelled).await?;
         if ended.state != JobState::Cancelled {
-            return Err(state_error(&ended, "cancelled", "remove its object with `reelring rm`"));
+            return Err(state_error(&ended, "cancelled", "it is over already"));
         }
         Ok(ended)
     }
@@ -166,32 +166,42 @@ impl Jobs {
 
     /// Ends a queued job in the catalog, a running one by asking its run and waiting until it is over.
     async fn end(&self, id: &JobId, ended: Ended) -> Result<Job, JobError> {
-        self.scheduler.stop(id, ended).await;
-        let changed = self
-            .queue
-            .change(id, move |record| {
-                let may = match ended {
-                    Ended::Cancelled => matches!(record.state, JobState::Queued | JobState::Paused),
-                    _ => record.state == JobState::Queued,
-                };
-                if may {
-                    ended.apply(record);
-                }
-                may
-            })
-            .await?;
-        let Some(record) = changed else { return Err(JobError::Unknown(id.clone())) };
-        // The scheduler may have taken the job between the two steps: then its run is the one to ask.
-        if record.state == JobState::Running {
+        let mut record = self.end_waiting(id, ended).await?;
+        // A run may end as queued again, for another try, before it hears of the wish: then the queue is the place to ask.
+        for _ in 0..END_ROUNDS {
+            if record.state != JobState::Running {
+                break;
+            }
             self.scheduler.stop(id, ended).await;
-            return self.get(id).await?.ok_or_else(|| JobError::Unknown(id.clone()));
+            record = self.end_waiting(id, ended).await?;
         }
         if record.state == JobState::Cancelled {
             self.scheduler.discard(&record).await;
         }
-        let job = record.view();
+        let job = self.current(record);
         self.events.publish(&job);
         Ok(job)
+    }
+
+    /// Ends a job that does not run; returns the record either way.
+    async fn end_waiting(&self, id: &JobId, ended: Ended) -> Result<Record, JobError> {
+        // No job is between the queue and its run meanwhile: one that says it runs can be asked to stop.
+        let _starting = self.scheduler.hold_starts().await;
+        let changed = self.queue.change(id, move |record| {
+            let may = match ended {
+                // A failed fetch may have left a partial for a retry; cancelling says that there will be none.
+                Ended::Cancelled => {
+                    matches!(record.state, JobState::Queued | JobState::Paused)
+                        || record.state == JobState::Failed && record.keep_partial
+                }
+                _ => record.state == JobState::Queued,
+            };
+            if may {
+                ended.apply(record);
+            }
+            may
+        });
+        changed.await?.ok_or_else(|| JobError::Unknown(id.clone()))
     }
 
     async fn requeue(
@@ -230,6 +240,9 @@ impl Jobs {
         Ok(job)
     }
 }
+
+/// Times a job that keeps being started anew is asked to stop.
+const END_ROUNDS: usize = 5;
 
 fn state_error(job: &Job, verb: &'static str, hint: &'static str) -> JobError {
     JobError::State { id: job.id.clone(), state: job.state, verb, hint }

@@ -120,6 +120,14 @@ impl JobSpec {
     /// Everything about the request that is wrong whatever the node's state.
     pub fn validate(&self) -> Result<(), SpecError> {
         let JobSpec::Fetch(fetch) = self else { return Ok(()) };
+        if fetch.url.len() > limits::FETCH_URL_BYTES {
+            return Err(SpecError(format!(
+                "url {:?}… has {} bytes, the limit is {}",
+                clip(&fetch.url),
+                fetch.url.len(),
+                limits::FETCH_URL_BYTES
+            )));
+        }
         let url = url::Url::parse(&fetch.url)
             .map_err(|error| SpecError(format!("url {:?} is not valid: {error}", clip(&fetch.url))))?;
         if !matches!(url.scheme(), "http" | "https") {

@@ -36,6 +36,8 @@ pub(super) struct Scheduler {
     workshop: Workshop,
     wake: Notify,
     draining: AtomicBool,
+    /// Held from a job's leaving the queue until its run is known.
+    starting: tokio::sync::Mutex<()>,
     running: Mutex<HashMap<JobId, Running>>,
     tasks: TaskTracker,
 }
@@ -57,6 +59,7 @@ impl Scheduler {
             workshop,
             wake: Notify::new(),
             draining: AtomicBool::new(false),
+            starting: tokio::sync::Mutex::new(()),
             running: Mutex::default(),
             tasks: TaskTracker::new(),
         })
@@ -78,6 +81,11 @@ impl Scheduler {
     /// What a running job last reported.
     pub fn report(&self, id: &JobId) -> Option<Report> {
         self.running().get(id).map(|running| running.report.borrow().clone())
+    }
+
+    /// While the guard lives, no job goes from the queue into a run.
+    pub async fn hold_starts(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.starting.lock().await
     }
 
     /// Asks a run to stop and waits until its end is recorded. Does nothing for a job that does not run.
@@ -146,6 +154,7 @@ impl Scheduler {
 
     async fn fill(self: &Arc<Self>, stage: Stage, slots: usize) -> Result<(), reelring_storage::Error> {
         while !self.is_draining() && self.running().values().filter(|run| run.stage == stage).count() < slots {
+            let _starting = self.starting.lock().await;
             let Some(record) = self.queue.take(stage, Timestamp::now()).await? else { return Ok(()) };
             self.begin(record);
         }
