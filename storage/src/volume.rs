@@ -182,7 +182,7 @@ mod tests {
     /// The kernel refuses to sync a pipe: a real failure, by the real path.
     #[tokio::test]
     async fn a_failed_sync_degrades_the_volume_for_good_and_reads_go_on() {
-        for engine in [EngineChoice::Uring, EngineChoice::Threads] {
+        for engine in [EngineChoice::Auto, EngineChoice::Threads] {
             let dir = tempfile::tempdir().unwrap();
             for name in ["blobs", "partial"] {
                 std::fs::create_dir(dir.path().join(name)).unwrap();

@@ -31,11 +31,11 @@ fn what_was_acknowledged_survives_sigkill() {
         return runtime.block_on(write_for_ever(Path::new(&dir), engine));
     }
     let dir = tempfile::tempdir().unwrap();
-    let mut oracle = Oracle::default();
+    let (engines, mut oracle) = (common::engines(), Oracle::default());
     let started = Instant::now();
     let mut round = 0_u64;
     while round < 30 && started.elapsed() < Duration::from_secs(15) {
-        let engine = if round.is_multiple_of(2) { EngineChoice::Uring } else { EngineChoice::Threads };
+        let engine = engines[round as usize % engines.len()];
         // From a few operations to a few hundred; 0x9e37… spreads the moments.
         let acknowledgements = 5 + (round * 0x9e37_79b9 % 150) as usize;
         oracle.hear(start_child(dir.path(), engine), acknowledgements);

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use bytes::Bytes;
-use common::{collect, files_below, pattern, put, store_bytes};
+use common::{collect, engines, files_below, pattern, put, store_bytes};
 use reelring_storage::{BlobMeta, EngineChoice, Error, Key, Store};
 
 const CHILD: &str = "REELRING_NO_SPACE_CHILD";
@@ -18,7 +18,7 @@ const CHILD: &str = "REELRING_NO_SPACE_CHILD";
 fn a_full_volume_is_refused_cleanly() {
     if let Some(dir) = std::env::var_os(CHILD) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        for engine in [EngineChoice::Uring, EngineChoice::Threads] {
+        for engine in engines() {
             runtime.block_on(fill(Path::new(&dir), engine));
         }
         return println!("filled and emptied");

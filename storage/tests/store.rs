@@ -6,15 +6,13 @@ use std::future::Future;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
-use common::{collect, files_below, open, pattern, put, store_bytes};
+use common::{collect, engines, files_below, open, pattern, put, store_bytes};
 use futures_util::StreamExt;
 use reelring_storage::{BlobId, BlobMeta, EngineChoice, Error, Key, Precondition, Store, StoreOptions, limits};
 
-const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Threads];
-
 #[tokio::test]
 async fn what_was_put_comes_back_whatever_its_size() {
-    for engine in ENGINES {
+    for engine in engines() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), engine).await;
         let block = limits::BLOCK_BYTES;
@@ -41,7 +39,7 @@ async fn what_was_put_comes_back_whatever_its_size() {
 
 #[tokio::test]
 async fn a_reopened_store_reads_from_the_disk_and_verifies() {
-    for engine in ENGINES {
+    for engine in engines() {
         let dir = tempfile::tempdir().unwrap();
         let data = pattern(3_000_001);
         let key = Key::parse("film").unwrap();
@@ -62,7 +60,7 @@ async fn a_reopened_store_reads_from_the_disk_and_verifies() {
 
 #[tokio::test]
 async fn a_flipped_byte_is_never_served() {
-    for engine in ENGINES {
+    for engine in engines() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), engine).await;
         let data = pattern(700_000);
@@ -239,7 +237,7 @@ async fn a_failed_commit_removes_its_blobs_and_a_successful_one_keeps_them() {
 
 #[tokio::test]
 async fn a_journaled_partial_goes_on_after_a_restart() {
-    for engine in ENGINES {
+    for engine in engines() {
         let dir = tempfile::tempdir().unwrap();
         let data = pattern(2_500_000);
         let id = BlobId::new();

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -14,6 +15,20 @@ use reelring_storage::{
 
 pub async fn open(dir: &Path, engine: EngineChoice) -> Store {
     Store::open(StoreOptions { dir: dir.into(), engine, node_migrations: &[] }).await.unwrap()
+}
+
+/// The engines that this kernel allows; asked of the kernel itself, so that a broken probe cannot
+/// hide a broken engine.
+pub fn engines() -> Vec<EngineChoice> {
+    let mut parameters = [0u32; 30];
+    // SAFETY: the kernel writes at most the 120 bytes of `io_uring_params`.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+    if fd < 0 {
+        return vec![EngineChoice::Threads];
+    }
+    // SAFETY: the descriptor was made by the call above, for us alone.
+    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+    vec![EngineChoice::Uring, EngineChoice::Threads]
 }
 
 /// Bytes of which no two aligned stretches are alike.
