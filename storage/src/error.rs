@@ -38,6 +38,10 @@ pub enum Error {
     #[error("catalog: {0}")]
     Catalog(#[source] rusqlite::Error),
 
+    /// What lies where the catalog should be is none, or cannot be opened.
+    #[error("the catalog {} cannot be used: {source}; put it back from a back-up, or choose another data directory", path.display())]
+    CatalogUnusable { path: PathBuf, source: rusqlite::Error },
+
     /// The catalog was written by a newer version.
     #[error("catalog {} has schema {found}, this version knows up to {known}: run the newer version again", path.display())]
     CatalogTooNew { path: PathBuf, found: String, known: String },

@@ -56,16 +56,10 @@ enum Message<T> {
 impl Catalog {
     /// Opens or creates the catalog and brings its schema up to date. Blocks.
     pub(crate) fn open(path: &Path, node_migrations: &[&str], health: Health) -> Result<Catalog> {
-        let mut writer = Connection::open(path)?;
-        writer.pragma_update(None, "journal_mode", "WAL")?;
-        writer.pragma_update(None, "synchronous", "FULL")?;
-        writer.pragma_update(None, "foreign_keys", true)?;
-        configure(&writer)?;
-        schema::migrate(&mut writer, path, node_migrations)?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let reader = Connection::open_with_flags(path, flags)?;
-        configure(&reader)?;
-
+        let (writer, reader) = connect(path, node_migrations).map_err(|error| match error {
+            Error::Catalog(source) => Error::CatalogUnusable { path: path.into(), source },
+            other => other,
+        })?;
         let (writes, write_requests) = Queue::new();
         let (reads, read_requests) = Queue::new();
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -146,6 +140,20 @@ impl<T> Queue<T> {
         let (sender, receiver) = crossbeam_channel::bounded(CATALOG_QUEUE_MAX + 1);
         (Queue { sender, slots: Arc::new(Semaphore::new(CATALOG_QUEUE_MAX)) }, receiver)
     }
+}
+
+/// The connection that writes and the one that reads, with the schema up to date.
+fn connect(path: &Path, node_migrations: &[&str]) -> Result<(Connection, Connection)> {
+    let mut writer = Connection::open(path)?;
+    writer.pragma_update(None, "journal_mode", "WAL")?;
+    writer.pragma_update(None, "synchronous", "FULL")?;
+    writer.pragma_update(None, "foreign_keys", true)?;
+    configure(&writer)?;
+    schema::migrate(&mut writer, path, node_migrations)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reader = Connection::open_with_flags(path, flags)?;
+    configure(&reader)?;
+    Ok((writer, reader))
 }
 
 fn configure(connection: &Connection) -> Result<()> {
