@@ -15,6 +15,9 @@ pub const HTTP_HEADER_BYTES: usize = 64 * KIB;
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest pause between two pieces of an upload.
 pub const HTTP_BODY_STALL: Duration = Duration::from_secs(60);
+/// How long and how much a closing connection takes of what the client still sends.
+pub const HTTP_LINGER: Duration = Duration::from_millis(500);
+pub const HTTP_LINGER_BYTES: usize = 16 * MIB;
 /// A JSON request body.
 pub const HTTP_JSON_BODY: usize = 256 * KIB;
 /// Largest object.

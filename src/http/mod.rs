@@ -10,6 +10,7 @@ mod digest;
 mod events;
 mod health;
 mod jobs;
+mod linger;
 mod metrics;
 mod objects;
 mod player;
