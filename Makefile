@@ -28,7 +28,7 @@ test:
 test-large:
 	@bash tests/demo/setup.sh test
 	cargo build --locked --workspace --all-targets
-	cargo test --locked --test large -- --ignored --nocapture
+	cargo test --locked --test node -- --ignored --nocapture large
 
 bench:
 	@bash tests/demo/setup.sh bench
