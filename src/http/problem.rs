@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
+use axum::body::HttpBody as _;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -166,6 +167,7 @@ pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, nex
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let path = request.uri().path().to_string();
+    let with_body = !request.body().is_end_stream();
     let header_bytes = request.uri().to_string().len()
         + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
     let mut response = if header_bytes > limits::HTTP_HEADER_BYTES {
@@ -180,6 +182,11 @@ pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, nex
         response = render(&problem, &id);
         response.headers_mut().extend(allow.map(|value| (header::ALLOW, value)));
         response.headers_mut().extend(carried.map(|value| (header::CONTENT_RANGE, value)));
+        if with_body {
+            // Part of the body may be unread, and then the connection closes: a client that is not told would send its
+            // next request into the void.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
