@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Turns `http://HOST/watch/NAME.html` into the address the page names.
-const FIVE_LINES: &str = r#"export const matches = ["http://127.0.0.1/watch/*"];
+const FIVE_LINES: &str = r#"export const manifest = { matches: ["http://127.0.0.1/watch/*"] };
 export async function extract(url, ctx) {
   const page = await (await ctx.fetch(url)).text();
   return { title: "A film", url: new URL(page.match(/src="([^"]+)"/)[1], url).href };
@@ -90,7 +90,7 @@ async fn a_broken_edit_keeps_the_old_version_and_shows_its_error() {
     let node = Node::start(&data).await;
     loaded(&node, "site", 1).await;
 
-    write(&data, "site.js", "export const matches = [\"http://*\"];\nexport function extract( {\n");
+    write(&data, "site.js", "export const manifest = { matches: [\"http://*/*\"] };\nexport function extract( {\n");
     let broken = eventually("the error", PATIENCE, async || {
         plugin(&node, "site").await.filter(|plugin| plugin["last_error"].is_string())
     })
@@ -111,7 +111,7 @@ async fn an_endless_loop_costs_one_job() {
     let folder = scratch("endless");
     let data = folder.path().join("data");
     let nginx = site();
-    let endless = "export const matches = [\"http://127.0.0.1/watch/*\"];\nexport function extract() { for (;;) {} }\n";
+    let endless = "export const manifest = { matches: [\"http://127.0.0.1/watch/*\"] };\nexport function extract() { for (;;) {} }\n";
     write(&data, "site.js", &for_site(endless, &nginx));
     let node = Node::start_with(&data, &[PRIVATE_ORIGINS, ("REELRING_PLUGIN_TIMEOUT_S", "2")]).await;
     loaded(&node, "site", 1).await;
