@@ -1,7 +1,7 @@
 //! One worker process: started, listened to, and ended for certain.
 //!
 //! The worker gets a socket as standard input, the source as standard output (read by offset), a pipe as standard error,
-//! an empty environment and a process group of its own; every other descriptor of the node is closed on exec. [`Worker`]
+//! an environment of four variables and a process group of its own; every other descriptor of the node is closed on exec. [`Worker`]
 //! owns process and socket: dropping it kills the process and leaves no zombie, whatever the caller was waiting for.
 //! Nothing a worker does reaches the node but its messages: a crash, a hang or garbage become a [`Failure`].
 
@@ -26,6 +26,10 @@ use tokio::task::JoinHandle;
 use crate::error::Failure;
 use crate::limits;
 
+/// Where the loader finds GPU drivers, and which devices they may use.
+const KEPT_VARIABLES: [&str; 4] =
+    ["LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"];
+
 pub(super) struct Worker {
     child: Child,
     socket: UnixStream,
@@ -46,6 +50,7 @@ impl Worker {
         let socket = UnixStream::from_std(ours).map_err(failed)?;
         let mut child = Command::new(path)
             .env_clear()
+            .envs(KEPT_VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(source))
             .stderr(Stdio::piped())

@@ -132,10 +132,7 @@ fn download(frame: &Frame) -> Result<Frame, Failure> {
 }
 
 /// CUDA where the stream's profile allows it, else the decoder's own software format.
-unsafe extern "C" fn prefer_cuda(
-    context: *mut ff::AVCodecContext,
-    formats: *const ff::AVPixelFormat,
-) -> ff::AVPixelFormat {
+unsafe extern "C" fn prefer_cuda(_: *mut ff::AVCodecContext, formats: *const ff::AVPixelFormat) -> ff::AVPixelFormat {
     // SAFETY: libavcodec passes a list that ends with AV_PIX_FMT_NONE.
     unsafe {
         let mut format = formats;
@@ -145,7 +142,6 @@ unsafe extern "C" fn prefer_cuda(
             }
             format = format.add(1);
         }
-        (*context).hwaccel_context = ptr::null_mut();
         let mut format = formats;
         while *format != ff::AVPixelFormat::AV_PIX_FMT_NONE {
             let description = ff::av_pix_fmt_desc_get(*format);

@@ -20,6 +20,8 @@ pub struct Target {
     pub height: u32,
     pub sample_aspect: Rational,
     pub orientation: Orientation,
+    /// The source is interlaced: pictures marked so are made whole, one for one.
+    pub interlaced: bool,
     /// The source is HDR and is mapped down to the range of ordinary screens.
     pub tone_map: bool,
     /// The frames' time base, one over this.
@@ -29,6 +31,9 @@ pub struct Target {
 impl Target {
     fn chain(&self) -> String {
         let mut filters = Vec::new();
+        if self.interlaced {
+            filters.push("yadif=mode=send_frame:deint=interlaced".to_owned());
+        }
         if self.orientation.mirrored {
             filters.push("hflip".to_owned());
         }
@@ -48,6 +53,8 @@ impl Target {
         }
         filters.push("format=yuv420p".into());
         filters.push(format!("setsar={}/{}", self.sample_aspect.num, self.sample_aspect.den));
+        // Deinterlacing counts in half units.
+        filters.push(format!("settb=1/{}", self.timescale));
         filters.join(",")
     }
 }
@@ -234,6 +241,7 @@ mod tests {
             height: 18,
             sample_aspect: Rational { num: 1, den: 1 },
             orientation,
+            interlaced: false,
             tone_map: false,
             timescale: 12800,
         }
@@ -268,6 +276,23 @@ mod tests {
         }
         scaler.scale(None, &mut keep).unwrap();
         assert_eq!(seen, [0, 512, 1024, 1536]);
+    }
+
+    #[test]
+    fn deinterlacing_gives_each_picture_once_at_its_time() {
+        let mut scaler = Scaler::new(Target { interlaced: true, ..target(Orientation::default()) }).unwrap();
+        let mut seen = Vec::new();
+        let mut keep = |frame: &mut Frame| {
+            seen.push(frame.get().pts);
+            Ok(())
+        };
+        let times = [0, 512, 1025, 4000];
+        for at in times {
+            let frame = picture(64, 64, ff::AVPixelFormat::AV_PIX_FMT_YUV420P, at);
+            scaler.scale(Some(frame), &mut keep).unwrap();
+        }
+        scaler.scale(None, &mut keep).unwrap();
+        assert_eq!(seen, times);
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub fn run(
             height: video.height,
             sample_aspect: probed.video.sample_aspect,
             orientation: source.orientation(),
+            interlaced: look.interlaced,
             tone_map: look.tone_map,
             timescale: job.clock.timescale,
         };
@@ -112,9 +113,10 @@ fn check_plan(plan: &Encode, probed: &Probed) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The colours of what comes out.
+/// What has to be done to the pictures, and the colours they then have.
 struct Look {
     color: Color,
+    interlaced: bool,
     tone_map: bool,
 }
 
@@ -123,6 +125,10 @@ fn look_of(source: &Source, decoder: &Decoder, link: &Link) -> Result<Look, Fail
     let orientation = source.orientation();
     if orientation.odd_angle {
         link.note("the source asks to be turned by an angle that is not a multiple of 90°: it is left as stored")?;
+    }
+    let interlaced = source.is_interlaced();
+    if interlaced {
+        link.note("interlaced: two fields become one whole picture (yadif)")?;
     }
     let hdr = matches!(
         context.color_trc,
@@ -133,7 +139,7 @@ fn look_of(source: &Source, decoder: &Decoder, link: &Link) -> Result<Look, Fail
     let depth = unsafe { ff::av_pix_fmt_desc_get(context.pix_fmt).as_ref() }.map_or(8, |format| format.comp[0].depth);
     if hdr && can_tone_map() {
         link.note(format!("HDR, {depth} bits: mapped to the range of ordinary screens, BT.709, 8 bits"))?;
-        return Ok(Look { color: Color::BT709, tone_map: true });
+        return Ok(Look { color: Color::BT709, interlaced, tone_map: true });
     }
     if hdr {
         link.note(format!("HDR, {depth} bits: cut to 8 bits without tone mapping, this FFmpeg has no zscale filter"))?;
@@ -141,7 +147,7 @@ fn look_of(source: &Source, decoder: &Decoder, link: &Link) -> Result<Look, Fail
         link.note(format!("{depth} bits a sample: reduced to 8"))?;
     }
     let color = Color { primaries: context.color_primaries, transfer: context.color_trc, space: context.colorspace };
-    Ok(Look { color, tone_map: false })
+    Ok(Look { color, interlaced, tone_map: false })
 }
 
 /// All renditions on the GPU, or all on the CPU with the reason: never a mixture within one asset.

@@ -337,6 +337,11 @@ impl Source {
         }
     }
 
+    pub fn is_interlaced(&self) -> bool {
+        let order = self.parameters(self.video.index).field_order;
+        !matches!(order, ff::AVFieldOrder::AV_FIELD_UNKNOWN | ff::AVFieldOrder::AV_FIELD_PROGRESSIVE)
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

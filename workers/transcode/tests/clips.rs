@@ -113,6 +113,7 @@ fn every_kind_of_timeline_keeps_its_frames() {
             "vp9.webm",
             "-f lavfi -i testsrc2=size=160x90:rate=24:duration=1 -c:v libvpx-vp9 -cpu-used 8 -deadline realtime".into(),
         ),
+        ("fields.mpg", format!("{VIDEO} -c:v mpeg2video -flags +ildct+ilme -top 1")),
         ("slow.mp4", format!("-f lavfi -i testsrc2=size=160x90:rate=1/2:duration=9 {FAST}")),
         ("one.mp4", format!("{VIDEO} {FAST} -frames:v 1")),
     ];
