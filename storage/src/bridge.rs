@@ -75,6 +75,16 @@ impl<T> Drop for Reply<T> {
     }
 }
 
+/// How much a sync makes durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// fdatasync: a file's bytes, and what is needed to find them.
+    Data,
+    /// fsync. For directories: a new name need not count as data (on ext4 it does not as long as
+    /// the directory keeps its size), so fdatasync may return without it.
+    All,
+}
+
 /// One piece of work for an engine.
 pub(crate) enum Op {
     /// Fills the buffer with `len` bytes from `offset`, or fewer where the file ends.
@@ -92,9 +102,9 @@ pub(crate) enum Op {
         offset: u64,
         reply: Reply<()>,
     },
-    /// fdatasync of a file, fsync of a directory (where they are the same thing).
     Sync {
         file: Arc<NamedFile>,
+        reach: Reach,
         reply: Reply<()>,
     },
     /// Reserves room for the first `len` bytes, leaving the length alone.
@@ -303,9 +313,18 @@ impl Bridge {
 
     /// fdatasync. Await the completion of the writes first: a sync covers nothing still in flight.
     pub async fn sync(&self, file: &Arc<NamedFile>) -> Result<()> {
+        self.sync_reaching(file, Reach::Data).await
+    }
+
+    /// fsync of a directory: the names in it.
+    pub(crate) async fn sync_directory(&self, directory: &Arc<NamedFile>) -> Result<()> {
+        self.sync_reaching(directory, Reach::All).await
+    }
+
+    async fn sync_reaching(&self, file: &Arc<NamedFile>, reach: Reach) -> Result<()> {
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Sync).await?;
-        self.send(Lane::Sync, slot, OpKind::Sync, |reply| Op::Sync { file, reply }).await
+        self.send(Lane::Sync, slot, OpKind::Sync, |reply| Op::Sync { file, reach, reply }).await
     }
 
     pub async fn allocate(&self, file: &Arc<NamedFile>, len: u64) -> Result<()> {
@@ -365,10 +384,7 @@ impl Bridge {
             let all = lane.slots.acquire_many(lane.size as u32).await;
             drop(all);
         }
-        for lane in &self.shared.lanes {
-            while lane.messages.try_send(Message::Stop).is_ok() {}
-        }
-        self.shared.doorbell.ring();
+        self.shared.stop();
         let threads = std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok()));
         if !joined.await.unwrap_or(false) {
@@ -427,12 +443,20 @@ impl Bridge {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
+impl Shared {
+    /// Tells every thread to end once it has emptied its lane: a lane has room for one `Stop` for
+    /// each thread beyond its slots, and more of them do no harm.
+    fn stop(&self) {
         for lane in &self.lanes {
             while lane.messages.try_send(Message::Stop).is_ok() {}
         }
         self.doorbell.ring();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

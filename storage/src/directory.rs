@@ -66,7 +66,7 @@ impl Directories {
             Some(_) => {}
         }
         let last = group.requested.load(SeqCst);
-        match self.bridge.sync(&group.directory).await {
+        match self.bridge.sync_directory(&group.directory).await {
             Ok(()) => {
                 *covered = Some(last);
                 Ok(())

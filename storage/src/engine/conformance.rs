@@ -189,7 +189,7 @@ async fn names_are_made_moved_and_removed(engine: EngineChoice) {
     bench.write(&file, b"once", 0).await.unwrap();
     bridge.rename(&bench.path("f"), &directory.join("g")).await.unwrap();
     let directory_file = bridge.open(&directory, How::Directory).await.unwrap();
-    bridge.sync(&directory_file).await.unwrap();
+    bridge.sync_directory(&directory_file).await.unwrap();
     assert_eq!(std::fs::read(directory.join("g")).unwrap(), b"once");
     assert!(!bench.path("f").exists());
     bridge.unlink(&directory.join("g")).await.unwrap();

@@ -15,7 +15,7 @@ use rustix::fs::FallocateFlags;
 use super::{
     Engine, EngineThread, Step, Transfer, make_directory_blocking, open_blocking, transient, unless, write_zero,
 };
-use crate::bridge::{Command, Intake, LANES, Message, NamedFile, Op, syncs_in_flight_max};
+use crate::bridge::{Command, Intake, LANES, Message, NamedFile, Op, Reach, syncs_in_flight_max};
 use crate::error::Error;
 use crate::limits;
 
@@ -69,9 +69,13 @@ fn execute(Command { op, ticket }: Command) {
             drop((file, buffer));
             ticket.finish(reply, result);
         }
-        Op::Sync { file, reply } => {
+        Op::Sync { file, reach, reply } => {
             // Not repeated whatever the error: a failed sync may have dropped the dirty pages.
-            let result = file.file.sync_data().map_err(|e| Error::io("sync", &file.path, e));
+            let result = match reach {
+                Reach::Data => file.file.sync_data(),
+                Reach::All => file.file.sync_all(),
+            };
+            let result = result.map_err(|e| Error::io("sync", &file.path, e));
             drop(file);
             ticket.finish(reply, result);
         }

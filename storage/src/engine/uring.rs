@@ -31,7 +31,7 @@ use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 use super::{
     DIRECTORY_MODE, Engine, EngineThread, FILE_MODE, Step, Transfer, open_flags, transient, unless, write_zero,
 };
-use crate::bridge::{Command, How, Intake, Message, NamedFile, Op};
+use crate::bridge::{Command, How, Intake, Message, NamedFile, Op, Reach};
 use crate::buffer::Buffer;
 use crate::error::Error;
 use crate::limits;
@@ -177,8 +177,12 @@ async fn execute(Command { op, ticket }: Command) {
             release(file).await;
             ticket.finish(reply, result);
         }
-        Op::Sync { file, reply } => {
-            let fsync = opcode::Fsync::new(fd(&file)).flags(types::FsyncFlags::DATASYNC);
+        Op::Sync { file, reach, reply } => {
+            let flags = match reach {
+                Reach::Data => types::FsyncFlags::DATASYNC,
+                Reach::All => types::FsyncFlags::empty(),
+            };
+            let fsync = opcode::Fsync::new(fd(&file)).flags(flags);
             // Not repeated whatever the error: a failed sync may have dropped the dirty pages.
             let (result, file) = submit(file, fsync.build()).await;
             let result = result.map(drop).map_err(|e| Error::io("sync", &file.path, e));
