@@ -64,14 +64,16 @@ fn bandwidth(rendition: &Rendition, state: AssetState) -> u64 {
 pub fn media(asset: &Asset, rendition: &Rendition, segments: &[Segment]) -> String {
     let done = asset.state == AssetState::Ready;
     let seconds = |segment: &Segment| segment.duration as f64 / f64::from(rendition.timescale.max(1));
-    // The planned length covers every segment at a constant frame rate; a picture that stands still can outlast it.
-    let longest = segments.iter().map(seconds).fold(asset.segment_seconds, f64::max);
+    // The planned length, rounded up, covers every segment at a constant frame rate (audio ends up to a packet later, which
+    // the rounding to whole seconds of RFC 8216 allows), so that it does not change while a player follows. Only a picture
+    // that stands still can outlast it.
+    let longest = segments.iter().map(|segment| seconds(segment).round()).fold(asset.segment_seconds.ceil(), f64::max);
     let mut out = String::with_capacity(160 + segments.len() * 32);
     let _ = write!(
         out,
         "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{}\n#EXT-X-MEDIA-SEQUENCE:0\n#EXT-X-PLAYLIST-TYPE:{}\n\
          #EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"init.mp4\"\n",
-        (longest.ceil() as u64).max(1),
+        (longest as u64).max(1),
         if done { "VOD" } else { "EVENT" }
     );
     for segment in segments {
@@ -195,7 +197,13 @@ mod tests {
     #[test]
     fn a_picture_that_stands_still_raises_the_target() {
         let ready = asset(AssetState::Ready);
-        let text = media(&ready, &ready.renditions[0], &[segment(0, 0, 12_800 * 9 + 1)]);
-        assert!(text.contains("#EXT-X-TARGETDURATION:10\n"), "{text}");
+        let target = |seconds: f64| {
+            let segments = [segment(0, 0, (12_800.0 * seconds) as u64)];
+            let text = media(&ready, &ready.renditions[0], &segments);
+            text.lines().find_map(|line| line.strip_prefix("#EXT-X-TARGETDURATION:")).unwrap().to_owned()
+        };
+        assert_eq!(target(3.9), "4");
+        assert_eq!(target(4.011), "4", "an audio segment that ends with a whole packet");
+        assert_eq!(target(9.6), "10");
     }
 }
