@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, POOL_RETAINED_BYTES, READ_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, POOL_RETAINED_BYTES, READ_MAX, STREAM_CHUNK_BYTES};
 
 /// Fits O_DIRECT on every block device.
 const ALIGNMENT: usize = 4096;
 
 /// The sizes buffers come in. The largest holds a read of `READ_MAX` that is not aligned to blocks.
-const SIZES: [usize; 5] = [ALIGNMENT, 64 * 1024, BLOCK_BYTES, BATCH_BYTES_MAX, READ_MAX + BLOCK_BYTES];
+const SIZES: [usize; 6] =
+    [ALIGNMENT, 64 * 1024, BLOCK_BYTES, STREAM_CHUNK_BYTES, BATCH_BYTES_MAX, READ_MAX + BLOCK_BYTES];
 
 /// What one permit of the budget stands for.
 const UNIT: usize = ALIGNMENT;

@@ -136,6 +136,58 @@ async fn replacing_and_deleting_remove_the_files() {
 }
 
 #[tokio::test]
+async fn a_deleted_object_streams_to_its_end_and_then_frees_its_room() {
+    for engine in engines() {
+        for evict in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path(), engine).await;
+            let (key, data) = (Key::parse("k").unwrap(), pattern(6_000_000));
+            let record = put(&store, &key, &data).await.record;
+            let mut stream = Box::pin(store.open_blob(record.blob).await.unwrap().stream(0..u64::MAX));
+            let mut streamed = stream.next().await.unwrap().unwrap().to_vec();
+            if evict {
+                common::evict_from_page_cache(&dir.path().join("blobs"));
+            }
+            store.delete_object(&key, Precondition::None).await.unwrap();
+            streamed.extend(collect(&mut stream).await);
+            assert!(streamed == data, "{engine}, evicted: {evict}");
+            drop(stream);
+            store.close().await.unwrap();
+            let held = std::fs::read_dir("/proc/self/fd").unwrap();
+            let held = held.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+            assert_eq!(held.filter(|path| path.starts_with(dir.path())).count(), 0, "something holds its files open");
+        }
+    }
+}
+
+#[tokio::test]
+async fn many_stalled_readers_and_a_fast_writer_stay_within_the_budgets() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    let data = pattern(2_000_000);
+    let record = put(&store, &Key::parse("k").unwrap(), &data).await.record;
+    common::evict_from_page_cache(&dir.path().join("blobs"));
+    let reader = store.open_blob(record.blob).await.unwrap();
+    let mut stalled = Vec::new();
+    for _ in 0..500 {
+        // One chunk taken and kept, or waiting for a buffer: both are what a stalled client does.
+        let mut stream = Box::pin(reader.stream(0..u64::MAX));
+        let mut chunk = Box::pin(async move { (stream.next().await, stream) });
+        let first = chunk.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        stalled.push((first, chunk));
+    }
+    put(&store, &Key::parse("other").unwrap(), &pattern(30_000_000)).await;
+    let stats = store.stats();
+    let budgets = limits::READ_BUDGET_BYTES + limits::WRITE_BUDGET_BYTES;
+    assert!(stats.buffer_bytes as usize <= budgets, "{} bytes of buffers", stats.buffer_bytes);
+    assert!(stats.mapped_bytes as usize <= limits::MAP_BUDGET_BYTES, "{} bytes mapped", stats.mapped_bytes);
+    drop(stalled);
+    drop(reader);
+    assert!(collect(store.open_blob(record.blob).await.unwrap().stream(0..u64::MAX)).await == data);
+    store.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn preconditions_hold_or_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
