@@ -48,6 +48,10 @@ impl Decoder {
         let code = unsafe { ff::avcodec_open2(context, stream.decoder, ptr::null_mut()) };
         // SAFETY: parameters live as long as the source.
         let codec = codec_name(unsafe { (*stream.parameters).codec_id });
+        if code < 0 && code != -libc::ENOMEM {
+            // Whatever its number says: a decoder on our list refuses what this stream says about itself.
+            return Err(Failure::input(format!("its {codec} stream is not one the decoder takes ({})", text_of(code))));
+        }
         check(&format!("opening the {codec} decoder"), code)?;
         Ok(decoder)
     }

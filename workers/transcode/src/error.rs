@@ -26,6 +26,14 @@ impl Failure {
         Failure { class: Class::Cancelled, message: "cancelled".into() }
     }
 
+    /// The same failure, naming the source unless it does already.
+    pub fn about(self, source: &str) -> Failure {
+        if self.class == Class::Cancelled || self.message.contains(source) {
+            return self;
+        }
+        Failure { message: format!("{source}: {}", self.message), ..self }
+    }
+
     /// A failure of an FFmpeg call during which nothing foreign was parsed: out of memory, a device that went away.
     pub fn of_call(what: &str, code: c_int) -> Failure {
         Failure { class: class_of(code), message: format!("{what} failed: {}", text_of(code)) }

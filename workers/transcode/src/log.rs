@@ -58,7 +58,8 @@ unsafe extern "C" fn on_line(object: *mut c_void, level: c_int, format: *const c
         CStr::from_ptr(line.as_ptr())
     };
     let text = without_address(text.to_string_lossy().trim_end());
-    if !text.is_empty() {
+    // The MP4 muxer's remark on every track we make, on purpose, with an edit list.
+    if !text.is_empty() && !text.contains("Assuming writing CMAF") {
         say(&text);
         keep(text);
     }

@@ -84,6 +84,7 @@ fn job(link: &Arc<Link>, mut commands: Commands) -> Result<(), Failure> {
         .try_clone_to_owned()
         .map_err(|error| Failure::internal(format!("the source's descriptor: {error}")))?;
     let mut source = Source::open(File::from(file), &open, link.cancel_flag())?;
+    source.drop_undecodable_audio();
     let probed = source.probed();
     link.send(&FromWorker::Probed(probed.clone()))?;
     let plan = match commands.next()? {
@@ -93,4 +94,5 @@ fn job(link: &Arc<Link>, mut commands: Commands) -> Result<(), Failure> {
     };
     commands.watch(link)?;
     pipeline::run(&mut source, &probed, &plan, device.as_ref().map_err(String::as_str), link)
+        .map_err(|failure| failure.about(source.name()))
 }

@@ -14,6 +14,7 @@ use ffmpeg_sys_next as ff;
 use reelring_protocol::transcode::{AudioInfo, Class, Open, Probed, Rational, VideoInfo};
 
 use crate::av::{Options, Packet, out_of_memory};
+use crate::decoder::Decoder;
 use crate::error::{Failure, check, text_of};
 use crate::{limits, log};
 
@@ -118,8 +119,9 @@ impl Source {
             )));
         };
         self.video = self.allowed(video).map_err(|codec| {
+            let what = if codec == "none" { "video of an unknown codec".to_owned() } else { format!("{codec} video") };
             Failure::input(format!(
-                "{name} holds {codec} video, which is not on the list of allowed decoders: convert it to a common codec first"
+                "{name} holds {what}, which is not on the list of allowed decoders: convert it to a common codec first"
             ))
         })?;
         self.check_size(video)?;
@@ -334,6 +336,16 @@ impl Source {
         match [guess, average].into_iter().find(|&rate| plausible(rate)) {
             Some(rate) => Rational { num: rate.num.into(), den: rate.den.into() },
             None => Rational { num: 25, den: 1 },
+        }
+    }
+
+    /// A film with broken sound is still a film: the stream is left out, with a note.
+    pub fn drop_undecodable_audio(&mut self) {
+        if let Some(audio) = self.audio
+            && let Err(failure) = Decoder::open(&audio, None, 1)
+        {
+            self.notes.push(format!("audio left out: {failure}"));
+            self.audio = None;
         }
     }
 
