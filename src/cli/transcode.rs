@@ -84,7 +84,7 @@ pub fn ladder(text: &str) -> std::result::Result<Ladder, String> {
         return Ok(Ladder::default());
     }
     let names: Vec<&str> = text.split(',').map(str::trim).collect();
-    serde_json::from_value(serde_json::json!(names)).map_err(|error| error.to_string())
+    Ladder::parse(&names).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -94,6 +94,8 @@ mod tests {
     #[test]
     fn a_ladder_is_a_list_of_names() {
         assert!(ladder("360p, 720p").is_ok());
-        assert!(ladder("default").is_ok());
+        assert_eq!(ladder("default"), Ok(Ladder::default()));
+        assert!(ladder("999q").unwrap_err().contains("999q"));
+        assert!(ladder("").is_err());
     }
 }

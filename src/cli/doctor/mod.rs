@@ -108,7 +108,7 @@ impl Doctor {
         if let Some(config) = &config {
             checks.extend(machine::volume(&config.data));
             checks.extend(trial::run(config).await);
-            checks.extend(workers::examine(config).await);
+            checks.extend(workers::examine(config));
         }
         checks.extend(node::examine(self.place.node.as_deref(), config.as_ref()).await);
         let status = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);

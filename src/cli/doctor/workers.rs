@@ -1,12 +1,13 @@
 //! The workers: whether they are installed, start, and speak this node's protocol.
 //!
-//! A worker greets as soon as it is started and ends when its socket closes, so a greeting is all that is asked for.
+//! A worker greets as soon as it is started and ends when its socket closes, so a greeting is all that is asked for. The
+//! transcoder is asked for its encoders too.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use reelring_protocol::{FrameError, FrameReader, Hello};
@@ -15,6 +16,9 @@ use super::Check;
 use crate::config::{Config, WorkerPath};
 
 const GREETING: Duration = Duration::from_secs(10);
+/// Loading a GPU driver for the first time takes seconds.
+const SURVEY: Duration = Duration::from_secs(20);
+const SURVEY_BYTES: u64 = 16 << 10;
 const ENDING: Duration = Duration::from_secs(2);
 
 /// A worker, what is lost without it, and the check's name.
@@ -23,8 +27,59 @@ const WORKERS: [(&str, &str, &str); 2] = [
     ("reelring-plugin", "plugins do not load", "plugin worker"),
 ];
 
-pub async fn examine(config: &Config) -> Vec<Check> {
-    WORKERS.map(|(worker, loss, name)| one(worker, loss, name, config.workers.as_deref())).into()
+pub fn examine(config: &Config) -> Vec<Check> {
+    let folder = config.workers.as_deref();
+    let mut checks: Vec<_> = WORKERS.map(|(worker, loss, name)| one(worker, loss, name, folder)).into();
+    if let WorkerPath::Found(path) = WorkerPath::find(WORKERS[0].0, folder) {
+        let gpu = Path::new("/dev/nvidiactl").exists();
+        checks.push(match survey(&path) {
+            Ok(text) => encoders(&text, gpu),
+            Err(reason) => Check::fail("encoders", format!("unknown: {reason}"), "see the check of the transcoder"),
+        });
+    }
+    checks
+}
+
+/// Judges the transcoder's lines, each an encoder's name and, after a tab, why it does not open.
+fn encoders(text: &str, gpu: bool) -> Check {
+    const NAME: &str = "encoders";
+    let lines: Vec<_> = text.lines().filter_map(|line| line.split_once('\t')).collect();
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|(name, reason)| match reason.is_empty() {
+            true => format!("{name} works"),
+            false => format!("{name} does not: {reason}"),
+        })
+        .collect();
+    let finding = shown.join("; ");
+    let broken = |&&(_, reason): &&(&str, &str)| !reason.is_empty();
+    match lines.iter().filter(broken).count() {
+        all if all == lines.len() => {
+            let next = "install an FFmpeg with libx264: transcode jobs fail without an encoder";
+            Check::fail(NAME, if finding.is_empty() { "none was named".into() } else { finding }, next)
+        }
+        0 => Check::ok(NAME, finding),
+        _ if gpu => Check::warn(NAME, finding, "the GPU is not used: look at its driver with `nvidia-smi`"),
+        _ => Check::ok(NAME, finding),
+    }
+}
+
+fn survey(path: &Path) -> Result<String, String> {
+    let text = |error: io::Error| error.to_string();
+    let child = Command::new(path)
+        .arg("--encoders")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(text)?;
+    let mut child = Owned(child);
+    // Its few lines fit the pipe, so it never waits for a reader.
+    let ended = child.ended(SURVEY).ok_or_else(|| format!("it did not answer within {} s", SURVEY.as_secs()))?;
+    let mut answer = String::new();
+    let stdout = child.0.stdout.take().ok_or("it has no output")?;
+    stdout.take(SURVEY_BYTES).read_to_string(&mut answer).map_err(text)?;
+    if ended.success() { Ok(answer) } else { Err(format!("it ended with {ended}")) }
 }
 
 fn one(worker: &'static str, loss: &str, name: &'static str, configured: Option<&Path>) -> Check {
@@ -63,7 +118,10 @@ fn greeting(path: &Path) -> Result<Hello, String> {
     drop(ours);
     match greeted {
         Ok(Some(frame)) => Ok(frame.message),
-        Ok(None) => Err(format!("it ended without a greeting, {}", child.ending())),
+        Ok(None) => {
+            let ended = child.ended(ENDING).map_or("and goes on running".into(), |status| status.to_string());
+            Err(format!("it ended without a greeting, {ended}"))
+        }
         Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(format!("it did not greet within {} s", GREETING.as_secs()))
         }
@@ -75,16 +133,16 @@ fn greeting(path: &Path) -> Result<Hello, String> {
 struct Owned(Child);
 
 impl Owned {
-    fn ending(&mut self) -> String {
+    /// How it ended, if it did so in time.
+    fn ended(&mut self, limit: Duration) -> Option<ExitStatus> {
         let begun = Instant::now();
-        while begun.elapsed() < ENDING {
+        loop {
             match self.0.try_wait() {
-                Ok(Some(status)) => return status.to_string(),
-                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-                Err(error) => return error.to_string(),
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if begun.elapsed() < limit => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) | Err(_) => return None,
             }
         }
-        "and goes on running".into()
     }
 }
 
@@ -108,5 +166,17 @@ mod tests {
         let check = one("no-such-worker", "nothing works", "x", None);
         assert_eq!(check.status, Status::Warn, "the node runs without workers");
         assert!(check.next.is_some_and(|next| next.contains("no-such-worker")));
+    }
+
+    #[test]
+    fn one_encoder_is_enough_and_an_idle_gpu_is_worth_a_word() {
+        let both = "h264_nvenc\t\nlibx264\t\n";
+        let software = "h264_nvenc\tno CUDA device\nlibx264\t\n";
+        assert_eq!(encoders(both, true).status, Status::Ok);
+        assert_eq!(encoders(software, false).status, Status::Ok);
+        assert_eq!(encoders(software, true).status, Status::Warn);
+        for none in ["", "libx264\tabsent\n"] {
+            assert_eq!(encoders(none, false).status, Status::Fail, "{none:?}");
+        }
     }
 }

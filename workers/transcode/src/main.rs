@@ -19,6 +19,7 @@ mod resampler;
 mod samples;
 mod sandbox;
 mod source;
+mod survey;
 mod timeline;
 mod video;
 
@@ -48,6 +49,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log::install();
+    if std::env::args().nth(1).as_deref() == Some("--encoders") {
+        survey::lines().iter().for_each(|line| println!("{line}"));
+        return ExitCode::SUCCESS;
+    }
     let (link, commands) = match sandbox::limit_first().and_then(|()| link::connect()) {
         Ok(connected) => connected,
         Err(failure) => {
