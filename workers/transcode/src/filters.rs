@@ -11,7 +11,7 @@ use reelring_protocol::transcode::Rational;
 
 use crate::av::{Frame, out_of_memory, text};
 use crate::error::{Failure, check};
-use crate::source::Orientation;
+use crate::orientation::Orientation;
 
 /// What every picture becomes.
 #[derive(Debug, Clone)]

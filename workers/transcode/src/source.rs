@@ -3,12 +3,12 @@
 //! libav sees a byte stream and nothing else: protocols are off, further files are refused, and containers and decoders come
 //! from the lists below. [`Source`] owns the format context and the AVIO context under it; a cancel makes every read fail.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use ffmpeg_sys_next as ff;
 use reelring_protocol::transcode::{AudioInfo, Class, Open, Probed, Rational, VideoInfo};
@@ -16,6 +16,8 @@ use reelring_protocol::transcode::{AudioInfo, Class, Open, Probed, Rational, Vid
 use crate::av::{Options, Packet, out_of_memory};
 use crate::decoder::Decoder;
 use crate::error::{Failure, check, text_of};
+use crate::io::Io;
+use crate::orientation::Orientation;
 use crate::{limits, log};
 
 /// Containers by FFmpeg's names. Playlists, concatenations, images and devices are not among them.
@@ -27,7 +29,6 @@ const DECODERS: &str = "h264,hevc,av1,libdav1d,vp8,vp9,mpeg1video,mpeg2video,mpe
                         aac,mp3float,mp3,mp2float,mp2,opus,libopus,vorbis,flac,ac3,eac3,alac,wmav1,wmav2,pcm_s16le,pcm_s16be,\
                         pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_u8,pcm_alaw,pcm_mulaw,adpcm_ms,\
                         adpcm_ima_wav";
-const IO_BUFFER_BYTES: usize = 64 << 10;
 
 pub struct Source {
     context: *mut ff::AVFormatContext,
@@ -78,7 +79,7 @@ impl Source {
         let format = unsafe { CStr::from_ptr((*source.context().iformat).name) };
         source.indexed = format.to_bytes().starts_with(b"mov");
         // Opening may look past the end in good files too; reading packets does not.
-        source.io.reader.beyond = None;
+        source.io.forget_beyond();
         Ok(source)
     }
 
@@ -204,7 +205,7 @@ impl Source {
         let code = unsafe { ff::av_read_frame(self.context, packet.as_ptr()) };
         if code == ff::AVERROR_EOF {
             // libavformat also calls a failed read the end, and data that its index expects beyond it.
-            return match (self.io.error(), self.io.reader.beyond) {
+            return match (self.io.error(), self.io.beyond()) {
                 (Some(error), _) => Err(self.source_failure(error)),
                 (None, Some(position)) => Err(self.cut_short(position)),
                 (None, None) => Ok(Read::End),
@@ -377,45 +378,6 @@ impl Stream {
     }
 }
 
-/// How the picture must be turned to be shown upright.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Orientation {
-    /// Clockwise: 0, 90, 180 or 270.
-    pub degrees: u32,
-    /// Mirrored left to right, before turning.
-    pub mirrored: bool,
-    /// An angle we do not apply.
-    pub odd_angle: bool,
-}
-
-impl Orientation {
-    fn from_matrix(matrix: &[i32; 9]) -> Orientation {
-        let mut matrix = *matrix;
-        let determinant = i64::from(matrix[0]) * i64::from(matrix[4]) - i64::from(matrix[1]) * i64::from(matrix[3]);
-        let mirrored = determinant < 0;
-        // SAFETY: the function reads nine numbers (and flips nine in place).
-        let angle = unsafe {
-            if mirrored {
-                ff::av_display_matrix_flip(matrix.as_mut_ptr(), 1, 0);
-            }
-            ff::av_display_rotation_get(matrix.as_ptr())
-        };
-        if !angle.is_finite() {
-            return Orientation::default();
-        }
-        // FFmpeg's angle is counter-clockwise.
-        let clockwise = (-angle).rem_euclid(360.0);
-        let quarter = (clockwise / 90.0).round();
-        let odd_angle = (clockwise - quarter * 90.0).abs() > 1.0;
-        let degrees = if odd_angle { 0 } else { (quarter as u32 % 4) * 90 };
-        Orientation { degrees, mirrored, odd_angle }
-    }
-
-    pub fn swaps_sides(self) -> bool {
-        self.degrees % 180 == 90
-    }
-}
-
 pub fn codec_name(id: ff::AVCodecID) -> String {
     // SAFETY: returns a static string for every number.
     unsafe { CStr::from_ptr(ff::avcodec_get_name(id)) }.to_string_lossy().into_owned()
@@ -504,8 +466,7 @@ fn open_container(
         (*context).pb = io.context;
         (*context).flags |= ff::AVFMT_FLAG_CUSTOM_IO;
         (*context).io_open = Some(refuse_to_open);
-        (*context).interrupt_callback =
-            ff::AVIOInterruptCB { callback: Some(interrupted), opaque: ptr::from_mut(&mut *io.reader).cast() };
+        (*context).interrupt_callback = io.interrupt();
         let code = ff::avformat_open_input(&mut context, c"".as_ptr(), format, options.as_mut());
         if code < 0 {
             if let Some(error) = io.error() {
@@ -536,130 +497,6 @@ unsafe extern "C" fn refuse_to_open(
     -libc::EPERM
 }
 
-unsafe extern "C" fn interrupted(opaque: *mut c_void) -> c_int {
-    // SAFETY: the opaque value is the boxed reader, alive as long as the context; only the atomic is read.
-    unsafe { (*opaque.cast::<Reader>()).cancelled.load(Ordering::Relaxed) as c_int }
-}
-
-struct Reader {
-    file: File,
-    position: u64,
-    length: u64,
-    cancelled: Arc<AtomicBool>,
-    error: Option<std::io::Error>,
-    /// A position beyond the end that was sought.
-    beyond: Option<u64>,
-}
-
-/// The AVIO context over the descriptor; owns its buffer and the reader behind it.
-struct Io {
-    context: *mut ff::AVIOContext,
-    reader: Box<Reader>,
-}
-
-impl Io {
-    fn new(file: File, length: u64, cancelled: Arc<AtomicBool>) -> Result<Io, Failure> {
-        let actual = file.metadata().map(|meta| meta.len()).unwrap_or(0);
-        if actual < length {
-            return Err(Failure {
-                class: Class::Source,
-                message: format!("the source's descriptor has {actual} bytes, {length} were announced"),
-            });
-        }
-        let mut reader = Box::new(Reader { file, position: 0, length, cancelled, error: None, beyond: None });
-        // SAFETY: the buffer comes from av_malloc as required; the opaque pointer is the box's content, which does not
-        // move and is freed after the context.
-        let context = unsafe {
-            let buffer = ff::av_malloc(IO_BUFFER_BYTES).cast::<u8>();
-            if buffer.is_null() {
-                return Err(out_of_memory("the read buffer"));
-            }
-            let opaque = ptr::from_mut(&mut *reader).cast();
-            let context =
-                ff::avio_alloc_context(buffer, IO_BUFFER_BYTES as c_int, 0, opaque, Some(read), None, Some(seek));
-            if context.is_null() {
-                ff::av_free(buffer.cast());
-                return Err(out_of_memory("the read context"));
-            }
-            context
-        };
-        Ok(Io { context, reader })
-    }
-
-    fn error(&self) -> Option<&std::io::Error> {
-        self.reader.error.as_ref()
-    }
-
-    fn length(&self) -> u64 {
-        self.reader.length
-    }
-}
-
-impl Drop for Io {
-    fn drop(&mut self) {
-        // SAFETY: owned; libavformat may have replaced the buffer, so the current one is freed.
-        unsafe {
-            ff::av_freep(ptr::from_mut(&mut (*self.context).buffer).cast());
-            ff::avio_context_free(&mut self.context);
-        }
-    }
-}
-
-unsafe extern "C" fn read(opaque: *mut c_void, buffer: *mut u8, size: c_int) -> c_int {
-    // SAFETY: the opaque value is the boxed reader, used by one thread at a time; the buffer has `size` bytes.
-    let (reader, buffer) =
-        unsafe { (&mut *opaque.cast::<Reader>(), std::slice::from_raw_parts_mut(buffer, size.max(0) as usize)) };
-    if reader.cancelled.load(Ordering::Relaxed) {
-        return ff::AVERROR_EXIT;
-    }
-    let left = reader.length.saturating_sub(reader.position);
-    let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-    if want == 0 {
-        return ff::AVERROR_EOF;
-    }
-    loop {
-        match reader.file.read_at(&mut buffer[..want], reader.position) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            // The length was checked: an early end means the file shrank under us.
-            Ok(0) => {
-                reader.error = Some(std::io::ErrorKind::UnexpectedEof.into());
-                return -libc::EIO;
-            }
-            Ok(have) => {
-                reader.position += have as u64;
-                return have as c_int;
-            }
-            Err(error) => {
-                let code = error.raw_os_error().unwrap_or(libc::EIO);
-                reader.error = Some(error);
-                return -code;
-            }
-        }
-    }
-}
-
-unsafe extern "C" fn seek(opaque: *mut c_void, offset: i64, whence: c_int) -> i64 {
-    // SAFETY: as in `read`.
-    let reader = unsafe { &mut *opaque.cast::<Reader>() };
-    let base = match whence & !ff::AVSEEK_FORCE {
-        ff::AVSEEK_SIZE => return reader.length as i64,
-        libc::SEEK_SET => 0,
-        libc::SEEK_CUR => reader.position as i64,
-        libc::SEEK_END => reader.length as i64,
-        _ => return -i64::from(libc::EINVAL),
-    };
-    match base.checked_add(offset) {
-        Some(position) if position >= 0 => {
-            reader.position = position as u64;
-            if reader.position > reader.length {
-                reader.beyond.get_or_insert(reader.position);
-            }
-            position
-        }
-        _ => -i64::from(libc::EINVAL),
-    }
-}
-
 /// For the hello: which FFmpeg runs.
 pub fn ffmpeg_version() -> String {
     // SAFETY: a static string.
@@ -677,32 +514,6 @@ pub fn apply_parameters(context: *mut ff::AVCodecContext, stream: &Stream) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn rotated(degrees: f64, mirrored: bool) -> Orientation {
-        let mut matrix = [0; 9];
-        // SAFETY: nine numbers.
-        unsafe {
-            ff::av_display_rotation_set(matrix.as_mut_ptr(), degrees);
-            if mirrored {
-                ff::av_display_matrix_flip(matrix.as_mut_ptr(), 1, 0);
-            }
-        }
-        Orientation::from_matrix(&matrix)
-    }
-
-    #[test]
-    fn display_matrices_become_quarter_turns() {
-        for quarter in 0..4u32 {
-            for mirrored in [false, true] {
-                // The setter counts clockwise.
-                let got = rotated(f64::from(quarter) * 90.0, mirrored);
-                assert_eq!(got, Orientation { degrees: quarter * 90, mirrored, odd_angle: false });
-            }
-        }
-        assert!(rotated(33.0, false).odd_angle);
-        assert_eq!(rotated(33.0, false).degrees, 0);
-        assert_eq!(Orientation::from_matrix(&[0; 9]), Orientation::default());
-    }
 
     #[test]
     fn lists_match_whole_names() {
