@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use support::media;
 use support::nginx::Nginx;
 use support::node::Node;
 use support::process::{self, Owned};
@@ -378,6 +379,29 @@ async fn jobs_are_shown_watched_and_steered_on_a_node() {
     process::signal(watch.id(), Signal::INT);
     assert_eq!(watch.0.wait().expect("its end").code(), Some(130));
     reader.join().expect("every line was JSON");
+}
+
+#[tokio::test]
+async fn a_film_is_made_playable_with_and_without_a_node() {
+    let desk = Desk::new();
+    fs::copy(media::clip(320, 180, 30, 4), desk.path("film.mp4")).expect("the clip");
+    desk.run(&["put", "film.mp4"]).ok();
+    let local = desk.run(&["transcode", "film.mp4", "--ladder", "144p"]);
+    assert!(local.stderr.contains("encoding with"), "the encoder and its reason are told: {}", local.stderr);
+    let path = local.ok();
+    assert!(path.starts_with("/v1/assets/") && path.ends_with("/hls/main.m3u8\n"), "{path}");
+    desk.run(&["transcode", "film.mp4", "--ladder", "77p"]).refused(2, &["77p", "144p"]);
+    desk.run(&["transcode", "absent.mp4"]).refused(1, &["absent.mp4", "reelring ls"]);
+
+    let node = Node::start(&desk.data()).await;
+    let id = desk.run(&["transcode", "film.mp4"]).ok();
+    desk.run(&["jobs", id.trim(), "--watch"]).ok();
+    let waited = desk.run(&["transcode", "film.mp4", "--ladder", "144p", "--wait"]);
+    assert!(waited.stderr.contains(&node.url("/play/")), "{}", waited.stderr);
+    let address = waited.ok();
+    assert!(address.starts_with(&node.url("/v1/assets/")), "{address}");
+    let playlist = reqwest::get(address.trim()).await.expect("the playlist").text().await.expect("text");
+    assert!(playlist.starts_with("#EXTM3U"), "{playlist}");
 }
 
 #[tokio::test]

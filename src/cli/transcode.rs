@@ -71,9 +71,12 @@ impl Transcode {
 
 /// The playlist's address of a finished job, if it made one.
 pub fn print_playlist(session: &Session, job: &Job, display: &Display, out: &mut Output) -> Result<()> {
-    let Some(path) = job.result.as_ref().and_then(|result| result.hls.as_deref()) else { return Ok(()) };
-    if session.is_local() {
-        display.say("`reelring serve` plays it at this path:");
+    let Some(result) = &job.result else { return Ok(()) };
+    let Some(path) = &result.hls else { return Ok(()) };
+    match &result.asset {
+        _ if session.is_local() => display.say("`reelring serve` plays it at this path:"),
+        Some(asset) => display.say(&format!("watch it at {}", session.client.full_address(&format!("/play/{asset}")))),
+        None => {}
     }
     out.line(&session.client.full_address(path))
 }
