@@ -19,6 +19,7 @@ use crate::blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};
 use crate::bridge::{Bridge, How};
 use crate::catalog::Catalog;
 use crate::catalog::objects::{self, BlobRow, ObjectRecord, Precondition, PutOutcome};
+use crate::catalog::run;
 use crate::engine::{EngineChoice, EngineInfo};
 use crate::error::{Error, Result};
 use crate::health::Health;
@@ -71,14 +72,24 @@ impl Store {
             let catalog = Catalog::open(&dir.join(CATALOG_FILE), node_migrations, health.clone())?;
             Ok((dir, locked, catalog, Bridge::start(engine)?, health))
         });
-        let (dir, Locked { lock, clean }, catalog, bridge, health) = match opened.await {
+        let (dir, Locked { lock, clean, previous }, catalog, bridge, health) = match opened.await {
             Ok(opened) => opened?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         let volume = Arc::new(Volume::new(dir, bridge, health));
+        let (run, blobs_exist) = (lock.run, sweep::any_blob(&volume).await?);
+        let takeover = catalog.write(move |tx| run::take_over(tx, previous, run, blobs_exist)).await?;
+        if !takeover.is_ours {
+            tracing::error!(
+                dir = %volume.dir.display(),
+                "the catalog is not the one this directory was last used with: objects stored since it was saved, or all \
+                 of them, are not listed. Their files in blobs/ are kept; stop the node and restore the right \
+                 {CATALOG_FILE} to see them again"
+            );
+        }
         sweep::partials(&volume, &catalog).await?;
-        if !clean {
-            drop(volume.spawn(sweep::blobs(Arc::clone(&volume), catalog.clone())));
+        if !clean && takeover.is_ours {
+            drop(volume.spawn(sweep::blobs(Arc::clone(&volume), catalog.clone(), takeover.keep_before_ms)));
         }
         let inner = Inner {
             volume,

@@ -54,9 +54,14 @@ pub(crate) async fn journaled(volume: &Volume) -> Result<Vec<BlobId>> {
     Ok(ids)
 }
 
-/// Removes blobs that no row names.
-pub(crate) async fn blobs(volume: Arc<Volume>, catalog: Catalog) {
-    match sweep_blobs(&volume, &catalog).await {
+/// Whether anything was ever stored here.
+pub(crate) async fn any_blob(volume: &Volume) -> Result<bool> {
+    Ok(!names(volume.dir.join("blobs")).await?.is_empty())
+}
+
+/// Removes blobs that no row names, but none made before `keep_before_ms`.
+pub(crate) async fn blobs(volume: Arc<Volume>, catalog: Catalog, keep_before_ms: u64) {
+    match sweep_blobs(&volume, &catalog, keep_before_ms).await {
         Ok(0) | Err(Error::Closed) => {}
         Ok(removed) => tracing::info!(removed, "removed blobs that were never acknowledged"),
         Err(error) => {
@@ -65,7 +70,7 @@ pub(crate) async fn blobs(volume: Arc<Volume>, catalog: Catalog) {
     }
 }
 
-async fn sweep_blobs(volume: &Volume, catalog: &Catalog) -> Result<usize> {
+async fn sweep_blobs(volume: &Volume, catalog: &Catalog, keep_before_ms: u64) -> Result<usize> {
     let started_ms = objects::now_ms() as u64;
     let journaled: HashSet<BlobId> = journaled(volume).await?.into_iter().collect();
     let root = volume.dir.join("blobs");
@@ -78,7 +83,7 @@ async fn sweep_blobs(volume: &Volume, catalog: &Catalog) -> Result<usize> {
                 .iter()
                 .filter_map(|name| name.parse::<BlobId>().ok())
                 // Younger than the sweep: written by this process, which looks after it.
-                .filter(|id| id.created_ms() < started_ms && !journaled.contains(id))
+                .filter(|id| (keep_before_ms..started_ms).contains(&id.created_ms()) && !journaled.contains(id))
                 .collect();
             for batch in ids.chunks(LOOKUP_MAX) {
                 removed += remove_unknown(volume, catalog, batch.to_vec()).await?;

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::future::Future;
 use std::task::{Context, Waker};
 
@@ -391,6 +392,51 @@ async fn a_sealed_blob_that_outlives_its_store_is_swept_at_the_next_start() {
     assert_eq!(files_below(&dir.path().join("blobs")).len(), 1);
     let store = open(dir.path(), EngineChoice::Auto).await;
     assert_eq!(store.open_blob(kept.blob).await.unwrap().read(0, 10).await.unwrap(), "kept");
+}
+
+/// Makes the last stop look like a crash, so that the next start sweeps.
+fn forget_the_close(dir: &Path) {
+    let lock = std::fs::read_to_string(dir.join("LOCK")).unwrap();
+    let unclean = lock.replace("closed", "1");
+    assert_ne!(lock, unclean, "the store was not closed");
+    std::fs::write(dir.join("LOCK"), unclean).unwrap();
+}
+
+#[tokio::test]
+async fn blobs_are_kept_when_the_catalog_is_not_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (catalog, backup) = (dir.path().join("catalog.sqlite"), dir.path().join("backup"));
+    let blobs = || files_below(&dir.path().join("blobs")).len();
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    put(&store, &Key::parse("first").unwrap(), b"1").await;
+    store.close().await.unwrap();
+    std::fs::copy(&catalog, &backup).unwrap();
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    put(&store, &Key::parse("second").unwrap(), b"2").await;
+    store.close().await.unwrap();
+    assert_eq!(blobs(), 2);
+
+    // An older catalog, then none at all: what it does not name may have been acknowledged.
+    for restore in [true, false] {
+        std::fs::remove_file(&catalog).unwrap();
+        if restore {
+            std::fs::copy(&backup, &catalog).unwrap();
+        }
+        for _ in 0..2 {
+            forget_the_close(dir.path());
+            open(dir.path(), EngineChoice::Auto).await.close().await.unwrap();
+            assert_eq!(blobs(), 2, "restored: {restore}");
+        }
+    }
+
+    // What a later run leaves is swept again.
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    let sealed = store_bytes(&store, b"never committed").await;
+    store.close().await.unwrap();
+    drop(sealed);
+    assert_eq!(blobs(), 3);
+    open(dir.path(), EngineChoice::Auto).await.close().await.unwrap();
+    assert_eq!(blobs(), 2);
 }
 
 #[tokio::test]

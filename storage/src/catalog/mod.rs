@@ -8,6 +8,7 @@
 //! Cancel: a dropped `write` future still runs once it is queued; only its answer is lost.
 
 pub(crate) mod objects;
+pub(crate) mod run;
 mod schema;
 
 use std::any::Any;

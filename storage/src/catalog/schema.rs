@@ -24,6 +24,12 @@ const MIGRATIONS: &[&str] = &["
         blob         TEXT NOT NULL UNIQUE REFERENCES blobs (id),
         modified_ms  INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE run (
+        only           INTEGER PRIMARY KEY CHECK (only = 1),
+        id             TEXT NOT NULL,
+        keep_before_ms INTEGER NOT NULL
+    ) STRICT;
 "];
 
 const OWN_BITS: i64 = 0xffff;
