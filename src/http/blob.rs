@@ -1,12 +1,15 @@
 //! A stored blob as the answer to a GET or HEAD: conditions, one range, a streamed body.
 
 use std::fmt::Display;
+use std::ops::Range;
 use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use reelring_storage::BlobReader;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use reelring_storage::{BlobReader, Error as StorageError};
 
 use super::conditional::{self, Decision};
 use super::problem::Problem;
@@ -68,8 +71,14 @@ pub(super) fn send(
     };
     answer.extend(described);
     answer.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(blob.stream(part)) };
+    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(stream(blob, part)) };
     Ok((status, answer, body).into_response())
+}
+
+/// The bytes, up to a failure: the client sees the connection end early, the log tells why.
+fn stream(blob: &BlobReader, part: Range<u64>) -> impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static {
+    let id = blob.id();
+    blob.stream(part).inspect_err(move |error| tracing::error!(blob = %id, %error, "an answer had to be cut short"))
 }
 
 /// Sets a header, unless the value is none HTTP can carry.

@@ -344,6 +344,18 @@ impl Record {
         self.stage == Stage::Fetch && (!self.state.is_final() || self.keep_partial)
     }
 
+    /// The step from the queue into a run.
+    pub fn start(&mut self, now: Timestamp) {
+        self.state = JobState::Running;
+        self.attempts += 1;
+        self.started_at.get_or_insert(now);
+        self.not_before = None;
+        if self.stage == Stage::Transcode {
+            // Told from the start: the asset plays while it is being made.
+            self.result = Some(JobResult::of_asset(self.object.clone(), &self.asset));
+        }
+    }
+
     /// An asset that will not be finished is removed; its source stays.
     pub fn forget_asset(&mut self) {
         self.result = match (&self.spec, self.stage) {

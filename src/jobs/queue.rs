@@ -142,10 +142,7 @@ impl Queue {
                     .query_row(params![stage_name(stage), now.as_millisecond()], decode)
                     .optional()?;
                 let Some(mut record) = found else { return Ok(None) };
-                record.state = JobState::Running;
-                record.attempts += 1;
-                record.started_at.get_or_insert(now);
-                record.not_before = None;
+                record.start(now);
                 update(tx, &record)?;
                 Ok(Some(record))
             })

@@ -161,11 +161,7 @@ impl Scheduler {
         Ok(())
     }
 
-    fn begin(self: &Arc<Self>, mut record: Record) {
-        if record.stage == Stage::Transcode {
-            // Told from the start: the asset plays while it is being made.
-            record.result = Some(super::JobResult::of_asset(record.object.clone(), &record.asset));
-        }
+    fn begin(self: &Arc<Self>, record: Record) {
         let (reporter, report) = Reporter::new();
         reporter.update(|progress| *progress = record.progress.clone());
         reporter.note(|notes| *notes = record.notes.clone());

@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::path::Path;
 use std::future::Future;
+use std::path::Path;
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
