@@ -25,14 +25,9 @@ impl BlobId {
         BlobId(Uuid::now_v7())
     }
 
-    /// The milliseconds since the epoch at which the id was made.
-    pub fn created_ms(self) -> u64 {
-        self.shard_time()
-    }
-
-    fn shard_time(self) -> u64 {
-        let bytes = self.0.as_bytes();
-        bytes[..6].iter().fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
+    /// The milliseconds since the epoch at which the id was made: its first 48 bits.
+    pub(crate) fn created_ms(self) -> u64 {
+        self.0.as_bytes()[..6].iter().fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
     }
 
     /// Which of the 65,536 leaf directories holds the blob.
@@ -41,7 +36,7 @@ impl BlobId {
     /// blobs written together share a directory, hence one directory fsync, and the leaves fill
     /// evenly over the 50 days after which the digits repeat.
     pub(crate) fn shard(self) -> u16 {
-        (self.shard_time() >> 16) as u16
+        (self.created_ms() >> 16) as u16
     }
 
     /// The blob's path below `blobs/`.
