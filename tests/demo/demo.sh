@@ -123,8 +123,9 @@ fetch() {
 
 # --- the checks ---
 
+# No `head` behind a pipe here: it would end early, and the writer's SIGPIPE would count as a failure.
 get() { curl -fsS "$REELRING_NODE$1"; }
-frames() { ffprobe -v error -count_frames -select_streams v:0 -show_entries stream=nb_read_frames -of default=nk=1:nw=1 "$1" | head -n1; }
+frames() { ffprobe -v error -count_frames -select_streams v:0 -show_entries stream=nb_read_frames -of default=nk=1:nw=1 "$1" | sed -n 1p; }
 # From the first presented instant to the end of the last packet.
 length() {
     ffprobe -v error -select_streams "$2:0" -show_entries packet=pts_time,duration_time -of csv=p=0 "$1" |
@@ -135,7 +136,7 @@ length() {
 first_tfdt() {
     local at version width
     get "$1" >"$demo/segment"
-    at=$(grep -obUa -m1 tfdt "$demo/segment" | head -n1 | cut -d: -f1)
+    at=$(grep -obUa -m1 tfdt "$demo/segment" | sed -n 1p | cut -d: -f1)
     version=$(od -An -tu1 -j $((at + 4)) -N1 "$demo/segment" | tr -d ' ')
     width=$((version == 1 ? 8 : 4))
     printf '%d' "0x$(od -An -tx1 -j $((at + 8)) -N "$width" "$demo/segment" | tr -d ' \n')"
@@ -148,18 +149,18 @@ check() {
 
 verify() {
     local main source source_frames audio audio_length rendition name count video_length tfdt apart
-    asset=$(get /v1/assets | grep -o '"id":"[0-9a-f]*"' | head -n1 | cut -d'"' -f4)
+    asset=$(get /v1/assets | grep -o '"id":"[0-9a-f]*"' | sed -n 1p | cut -d'"' -f4)
     [ -n "$asset" ] || fail "the node knows no asset"
     main=/v1/assets/$asset/hls/main.m3u8
     source=$REELRING_NODE/v1/objects/$key
     source_frames=$(frames "$source")
-    audio=$(get "$main" | sed -n 's/^#EXT-X-MEDIA:TYPE=AUDIO.*URI="\([^"]*\)".*/\1/p' | head -n1)
+    audio=$(get "$main" | sed -n 's/^#EXT-X-MEDIA:TYPE=AUDIO.*URI="\([^"]*\)".*/\1/p' | sed -n 1p)
     [ -z "$audio" ] || audio_length=$(length "$REELRING_NODE${main%/*}/$audio" a)
     for rendition in $(entries "$main"); do
         name=$(basename "$(dirname "$rendition")")
         count=$(frames "$REELRING_NODE$rendition")
         check "$([ "$count" = "$source_frames" ] && echo ok || echo BAD)" "$name: $count frames, the source has $source_frames"
-        tfdt=$(first_tfdt "$(entries "$rendition" | head -n1)")
+        tfdt=$(first_tfdt "$(entries "$rendition" | sed -n 1p)")
         check "$([ "$tfdt" = 0 ] && echo ok || echo BAD)" "$name: the first segment begins at $tfdt"
         [ -n "$audio" ] || continue
         video_length=$(length "$REELRING_NODE$rendition" v)

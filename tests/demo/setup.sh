@@ -25,7 +25,7 @@ check_rust() {
     have cargo || fail "Rust is not installed: get it from https://rustup.rs (Reelring needs $rust_min or newer), then run this again"
     local version
     version=$(rustc --version | cut -d' ' -f2)
-    if [ "$(printf '%s\n%s\n' "$rust_min" "$version" | sort -V | head -n1)" != "$rust_min" ]; then
+    if [ "$(printf '%s\n%s\n' "$rust_min" "$version" | sort -V | sed -n 1p)" != "$rust_min" ]; then
         fail "Rust $version is too old, Reelring needs $rust_min or newer; run: rustup update stable"
     fi
     [ "$purpose" = test ] || return 0
