@@ -100,9 +100,9 @@ struct Run {
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let command = Cli::parse().command.unwrap_or_else(|| {
-        Cli::parse_from(["reelring-bench", "run"]).command.expect("the line names a subcommand")
-    });
+    let command = Cli::parse()
+        .command
+        .unwrap_or_else(|| Cli::parse_from(["reelring-bench", "run"]).command.expect("the line names a subcommand"));
     match command {
         Command::Run(options) => {
             options.check()?;
