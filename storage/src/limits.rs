@@ -35,6 +35,11 @@ pub const JOURNAL_NOTE_BYTES_MAX: usize = 64 * 1024;
 /// A journal past this is not one of ours.
 pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 
+/// Room that blobs leave for the catalog, or nothing could be deleted from a full volume: this part of the volume, within
+/// the bounds.
+pub const RESERVE_DIVISOR: u64 = 64;
+pub const RESERVE_BYTES_MIN: u64 = 1024 * 1024;
+pub const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of write buffers filled or on their way to the disk, over all writers.
 pub const WRITE_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of read buffers being filled or still referenced by a response.

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
 use crate::directory::Directories;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
@@ -80,6 +80,19 @@ impl Volume {
 
     pub(crate) fn journal_path(&self, id: BlobId) -> PathBuf {
         self.dir.join("partial").join(format!("{id}.journal"))
+    }
+
+    /// Refuses what would eat into the reserve. Blobs being written beside this one are not counted: the reserve is for
+    /// that too.
+    pub(crate) fn check_room(&self, path: &Path, bytes: u64) -> Result<()> {
+        // A file system that tells nothing says it when it is full.
+        let Ok(disk) = rustix::fs::statvfs(&self.dir) else { return Ok(()) };
+        let reserve = (disk.f_blocks * disk.f_frsize / limits::RESERVE_DIVISOR)
+            .clamp(limits::RESERVE_BYTES_MIN, limits::RESERVE_BYTES_MAX);
+        if disk.f_bavail * disk.f_frsize < bytes.saturating_add(reserve) {
+            return Err(Error::NoSpace { op: "write", path: path.into() });
+        }
+        Ok(())
     }
 
     /// Syncs a file's data. What a failure means is told in `health.rs`.

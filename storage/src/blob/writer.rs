@@ -63,6 +63,7 @@ impl BlobWriter {
         meta.check()?;
         volume.health.check_writable()?;
         let (path, opener) = (volume.partial_path(id), Arc::clone(volume));
+        volume.check_room(&path, 0)?;
         // In a task of its own: a caller that goes away in mid-open leaves a file that is removed,
         // and only a file that this call made is ever removed.
         let opened = volume.spawn(async move {
@@ -259,6 +260,9 @@ impl BlobWriter {
         };
         self.hashes.update(batch.buffer.as_slice());
         let length = batch.buffer.len() as u64;
+        if self.submitted + length > self.allocated {
+            self.volume.check_room(&self.file.path, length).inspect_err(|_| self.failed = true)?;
+        }
         let pending = self.volume.bridge.write(&self.file, batch.buffer, self.submitted).await?;
         self.in_flight.push_back(pending);
         self.submitted += length;
@@ -298,6 +302,7 @@ impl BlobWriter {
             return Ok(());
         };
         let bytes = hint + footer_bytes(&self.meta, hint);
+        self.volume.check_room(&self.file.path, bytes.saturating_sub(self.submitted))?;
         self.volume.bridge.allocate(&self.file, bytes).await?;
         self.allocated = bytes;
         Ok(())
