@@ -40,13 +40,19 @@ available() { [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]; }
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
-    elif ! have sudo; then
-        fail "root is needed and there is no sudo; as root, run: $*"
     elif [ -t 0 ]; then
         sudo "$@"
     else
-        sudo -n "$@" || fail "sudo did not work without a password; run this yourself: sudo $*"
+        sudo -n "$@"
     fi
+}
+
+# Before anything is begun: whether it can be finished, and if not, what somebody else should run.
+need_root_for() {
+    if [ "$(id -u)" = 0 ] || { have sudo && [ -t 0 ]; } || { have sudo && sudo -n true 2>/dev/null; }; then
+        return 0
+    fi
+    fail "packages are missing, and only root may install them; let root run: apt-get update && apt-get install -y --no-install-recommends $*"
 }
 
 listed=no
@@ -63,6 +69,7 @@ install() {
         installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
+    need_root_for "${missing[@]}"
     refresh_lists
     say "apt-get install ${missing[*]}"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
@@ -128,9 +135,10 @@ if ! have apt-get || ! have dpkg-query; then
     fail "this is no Debian or Ubuntu; install by hand: a C and C++ compiler, clang with libclang, cmake, SIMDe headers, pkg-config, FFmpeg 5.1-7 with its development files, nginx, curl; then build with cargo"
 fi
 
-install build-essential cmake clang libclang-dev libsimde-dev curl ffmpeg \
-    libavcodec-dev libavformat-dev libavutil-dev libavfilter-dev libavdevice-dev libswscale-dev libswresample-dev
-have pkg-config || install pkg-config
+packages=(build-essential cmake clang libclang-dev libsimde-dev curl ffmpeg
+    libavcodec-dev libavformat-dev libavutil-dev libavfilter-dev libavdevice-dev libswscale-dev libswresample-dev)
+have pkg-config || packages+=(pkg-config)
+install "${packages[@]}"
 unpack_nginx
 
 if [ "$purpose" = test ]; then
