@@ -26,7 +26,7 @@ impl BlobId {
     }
 
     /// The milliseconds since the epoch at which the id was made: its first 48 bits.
-    pub(crate) fn created_ms(self) -> u64 {
+    pub fn created_ms(self) -> u64 {
         self.0.as_bytes()[..6].iter().fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
     }
 
