@@ -18,6 +18,8 @@ pub const HTTP_BODY_STALL: Duration = Duration::from_secs(60);
 /// How long and how much a closing connection takes of what the client still sends.
 pub const HTTP_LINGER: Duration = Duration::from_millis(500);
 pub const HTTP_LINGER_BYTES: usize = 16 * MIB;
+/// Longest time a client may take nothing of an answer; a player asks again for the rest.
+pub const HTTP_SEND_STALL: Duration = Duration::from_secs(30);
 /// A JSON request body.
 pub const HTTP_JSON_BODY: usize = 256 * KIB;
 /// Largest object.

@@ -14,6 +14,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 
 use super::linger::Linger;
@@ -21,7 +22,11 @@ use crate::limits;
 use crate::node::Node;
 
 pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-    let _address = AddressFile::write(&node.config().data, &listener)?;
+    let _address = AddressFile::write(&node.config().data, &listener)
+        .inspect_err(
+            |error| tracing::warn!(%error, "http.addr cannot be written: commands need --node to find this node"),
+        )
+        .ok();
     let service = TowerToHyperService::new(super::router(node.clone()));
     let connections = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -54,7 +59,11 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
             }
         };
         let _ = stream.set_nodelay(true);
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(Linger::new(stream)), service.clone()));
+        // A client that takes nothing holds what was read for it: after a while others need that more.
+        let mut stream = TimeoutWriter::new(stream);
+        stream.set_timeout(Some(limits::HTTP_SEND_STALL));
+        let stream = TokioIo::new(Linger::new(Box::pin(stream)));
+        let connection = graceful.watch(http.serve_connection(stream, service.clone()));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");

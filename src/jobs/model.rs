@@ -137,6 +137,13 @@ impl JobSpec {
                 url.scheme()
             )));
         }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(SpecError(
+                "the url carries a user name or password, which would show in lists; send an Authorization header in \
+                 `headers` instead"
+                    .into(),
+            ));
+        }
         if let Some(sha256) = &fetch.sha256
             && parse_sha256(sha256).is_none()
         {
@@ -408,6 +415,7 @@ mod tests {
             (r#"{"kind":"fetch"}"#, "url"),
             (r#"{"kind":"fetch","url":"ftp://a/b"}"#, "only http and https"),
             (r#"{"kind":"fetch","url":"not a url"}"#, "not a url"),
+            (r#"{"kind":"fetch","url":"http://user:secret@a/"}"#, "Authorization"),
             (r#"{"kind":"fetch","url":"http://a/","sha256":"abc"}"#, "64 hexadecimal"),
             (r#"{"kind":"fetch","url":"http://a/","sha256":"éééééééééééééééééééééééééééééééé"}"#, "64 hexadecimal"),
             (r#"{"kind":"fetch","url":"http://a/","headers":{"X-A":"b\r\nEvil: 1"}}"#, "X-A"),
