@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand, and what they share.
 //!
-//! Every command that works on objects or jobs speaks the HTTP contract through [`client`], over the network to a
-//! running node, or without a socket to a node that this process opens itself ([`session`]); so there is one
+//! Every command that works on objects or jobs speaks the HTTP contract through `client`, over the network to a
+//! running node, or without a socket to a node that this process opens itself (`session`); so there is one
 //! implementation of each command and it cannot differ between the two.
 //!
 //! Results go to standard output, everything else to standard error. A reader that goes away (`reelring ls | head`)

@@ -1,7 +1,7 @@
 //! One file from one origin into one blob, however often the connection breaks in between.
 //!
 //! A fetch is a loop of attempts. Each asks for what is missing, lets [`answer::judge`] say what the answer means for what
-//! is held, and pumps the body into the journaled writer ([`stream`]). What is held is identified by the URL and its
+//! is held, and pumps the body into the journaled writer (`stream`). What is held is identified by the URL and its
 //! validators; it is continued only as the same version and thrown away otherwise.
 //!
 //! Owner of the partial file is the writer inside [`Held`]. Afterwards it is

@@ -1,6 +1,6 @@
 //! Transcoding: an object in, an asset out that plays while it is still being made.
 //!
-//! The work happens in a worker process ([`supervisor`]); what comes out of it is stored segment by segment ([`intake`]), and
+//! The work happens in a worker process (`supervisor`); what comes out of it is stored segment by segment (`intake`), and
 //! playlists are written from the rows ([`package`]). Rows and blobs of an asset belong to its one running transcode until it
 //! is ready. A cancel, a failure or a dropped future leaves no process behind; the asset of a failed run is removed at
 //! once, that of a killed node at the start of the next run or by [`Transcoder::discard`].
