@@ -22,7 +22,7 @@ fn hls_js() -> PathBuf {
 /// What the page knows of its film.
 fn look(browser: &mut Browser) -> Value {
     browser.ask(
-        "(() => { const v = document.querySelector('video'); return { time: v.currentTime, width: v.videoWidth, \
+        "(() => { const v = document.querySelector('video'); if (document.readyState !== 'complete' || !v) return null; return { time: v.currentTime, width: v.videoWidth, \
          height: v.videoHeight, length: isFinite(v.duration) ? v.duration : null, frames: \
          v.getVideoPlaybackQuality().totalVideoFrames, error: v.error && v.error.message, \
          message: document.getElementById('message').textContent, \

@@ -96,7 +96,7 @@ impl Browser {
         assert!(opened["errorText"].is_null(), "{address}: {opened}");
     }
 
-    /// The value of an expression in the page.
+    /// The value of an expression in the page, which may still be on its way: the caller asks for what it needs.
     pub fn ask(&mut self, expression: &str) -> Value {
         let asked = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.call("Runtime.evaluate", asked);
