@@ -19,7 +19,7 @@ fn hls_js() -> PathBuf {
     target.join("tools/hls/node_modules/hls.js/dist/hls.min.js")
 }
 
-/// What the page knows of its film.
+/// What the page knows of its film; nothing while the page itself is still on its way.
 fn look(browser: &mut Browser) -> Value {
     browser.ask(
         "(() => { const v = document.querySelector('video'); if (document.readyState !== 'complete' || !v) return null; return { time: v.currentTime, width: v.videoWidth, \
