@@ -136,9 +136,6 @@ pub const PLUGIN_STDERR_BYTES: usize = 2 * KIB;
 /// How long a drain waits for requests and jobs before it stops them.
 pub const DRAIN: Duration = Duration::from_secs(20);
 
-/// One read from a blob while it streams to a client.
-pub const SERVE_CHUNK: usize = MIB;
-
 // --- transcode ---
 /// Rungs of one ladder.
 pub const LADDER_RUNGS: usize = 8;

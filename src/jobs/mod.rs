@@ -91,11 +91,6 @@ impl Jobs {
         }
     }
 
-    /// An unfinished job with the same request, if there is one.
-    pub async fn find_active(&self, spec: &JobSpec) -> Result<Option<Job>, JobError> {
-        Ok(self.queue.find_active(spec).await?.map(|record| self.current(record)))
-    }
-
     pub async fn get(&self, id: &JobId) -> Result<Option<Job>, JobError> {
         Ok(self.queue.get(id).await?.map(|record| self.current(record)))
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use reelring_storage::rusqlite::{self, Connection, OptionalExtension, Transaction, params};
 use reelring_storage::{Catalog, Error};
 
-use super::model::{JobId, JobSpec, JobState, Record, Stage};
+use super::model::{JobId, JobState, Record, Stage};
 use crate::limits;
 
 /// The queue's part of the catalog's schema.
@@ -221,24 +221,6 @@ impl Queue {
                 Ok(rows.collect::<Result<_, _>>()?)
             })
             .await
-    }
-}
-
-impl Queue {
-    /// Whether an equal request is already waiting, running or paused.
-    pub async fn find_active(&self, spec: &JobSpec) -> Result<Option<Record>, Error> {
-        let spec = spec.clone();
-        let active = self
-            .catalog
-            .read(|db| {
-                many(
-                    db,
-                    "SELECT record FROM jobs WHERE state IN ('queued','running','paused') ORDER BY id LIMIT 1000",
-                    [],
-                )
-            })
-            .await?;
-        Ok(active.into_iter().find(|record| record.spec == spec))
     }
 }
 
