@@ -15,9 +15,10 @@ pub const HTTP_HEADER_BYTES: usize = 64 * KIB;
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest pause between two pieces of an upload.
 pub const HTTP_BODY_STALL: Duration = Duration::from_secs(60);
-/// How long and how much a closing connection takes of what the client still sends.
-pub const HTTP_LINGER: Duration = Duration::from_millis(500);
-pub const HTTP_LINGER_BYTES: usize = 16 * MIB;
+/// How much a closing connection takes of what the client still sends, how long, and the pause that ends it.
+pub const HTTP_LINGER_BYTES: usize = 256 * MIB;
+pub const HTTP_LINGER: Duration = Duration::from_secs(10);
+pub const HTTP_LINGER_PAUSE: Duration = Duration::from_millis(500);
 /// Longest time a client may take nothing of an answer; a player asks again for the rest.
 pub const HTTP_SEND_STALL: Duration = Duration::from_secs(30);
 /// A JSON request body.

@@ -1,8 +1,9 @@
 //! A client that is refused in the middle of an upload should read why.
 //!
 //! Closing a socket while the client still sends makes the kernel reset the connection, and the reset overtakes the
-//! answer. So a closing connection first ends its own direction, then takes what the client still had under way, for a
-//! bounded time and amount. Owns the stream; dropping it closes at once.
+//! answer. So a closing connection first ends its own direction, then takes what the client still sends until it pauses
+//! or closes, for a bounded time and amount: a client that looks for an answer only when its writes stall needs most of a
+//! body to notice. Owns the stream; dropping it closes at once.
 
 use std::future::Future;
 use std::io;
@@ -20,8 +21,23 @@ pub(super) struct Linger<S> {
 }
 
 struct Closing {
+    end: Instant,
+    /// The client's next piece must come before this, and `end` is the last it is put off to.
     deadline: Pin<Box<Sleep>>,
     taken: usize,
+}
+
+impl Closing {
+    fn begin() -> Self {
+        let now = Instant::now();
+        let deadline = Box::pin(sleep_until(now + limits::HTTP_LINGER_PAUSE));
+        Self { end: now + limits::HTTP_LINGER, deadline, taken: 0 }
+    }
+
+    fn took(&mut self, count: usize) {
+        self.taken += count;
+        self.deadline.as_mut().reset(self.end.min(Instant::now() + limits::HTTP_LINGER_PAUSE));
+    }
 }
 
 impl<S> Linger<S> {
@@ -62,16 +78,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
         if this.closing.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        let closing = this.closing.get_or_insert_with(|| Closing {
-            deadline: Box::pin(sleep_until(Instant::now() + limits::HTTP_LINGER)),
-            taken: 0,
-        });
+        let closing = this.closing.get_or_insert_with(Closing::begin);
         let mut scratch = [0; 16 << 10];
         while closing.taken < limits::HTTP_LINGER_BYTES && closing.deadline.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut scratch);
             // An error means that the client is gone, which is what is waited for.
             match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => closing.taken += buffer.filled().len(),
+                Ok(()) if !buffer.filled().is_empty() => closing.took(buffer.filled().len()),
                 _ => break,
             }
         }
@@ -100,9 +113,9 @@ mod tests {
         drop(server);
         assert_eq!(sending.await.unwrap(), (true, b"no".to_vec()));
 
-        let (mut client, server) = duplex(64 << 10);
+        let (mut client, server) = duplex(1 << 20);
         let mut server = Linger::new(server);
-        let endless = tokio::spawn(async move { while client.write_all(&[1; 32 << 10]).await.is_ok() {} });
+        let endless = tokio::spawn(async move { while client.write_all(&[1; 256 << 10]).await.is_ok() {} });
         server.shutdown().await.unwrap();
         drop(server);
         endless.await.unwrap();
@@ -113,6 +126,6 @@ mod tests {
         let (_client, server) = duplex(64);
         let begun = Instant::now();
         Linger::new(server).shutdown().await.unwrap();
-        assert!(begun.elapsed() >= limits::HTTP_LINGER);
+        assert!(begun.elapsed() >= limits::HTTP_LINGER_PAUSE);
     }
 }
