@@ -5,10 +5,15 @@
 //! A B B A and reports the median of the rounds with their spread; a difference inside the spread
 //! is no difference.
 
+#![allow(dead_code)] // while the rooms grow
+
 mod blobs;
 mod fio;
+mod job;
 mod latency;
+mod limits;
 mod measure;
+mod plan;
 mod report;
 mod throughput;
 

@@ -1,0 +1,22 @@
+//! Every bound of reelring-bench, in one place.
+
+/// Bytes of one job file.
+pub const JOB_FILE_BYTES: u64 = 1 << 20;
+/// Bytes of one line of a job file.
+pub const JOB_LINE_BYTES: usize = 4096;
+/// Sections of all job files and flags together.
+pub const SECTIONS: usize = 256;
+/// Clones of one section.
+pub const NUMJOBS: u32 = 256;
+/// Clones of all sections together.
+pub const CLONES: usize = 1024;
+/// Operations in flight of one clone.
+pub const IODEPTH: u32 = 4096;
+/// Files of one job.
+pub const FILES: usize = 256;
+/// Bytes of one operation.
+pub const BLOCK_BYTES: u64 = 64 << 20;
+/// Bytes of the files of one job: the largest offset a file system takes, well under an overflow.
+pub const SIZE_BYTES: u64 = 1 << 60;
+/// Blocks one file may have where the plan remembers which it has touched: 1 bit each, 512 MiB at most.
+pub const MAPPED_BLOCKS: u64 = 1 << 32;
