@@ -1,5 +1,7 @@
 //! Every bound of reelring-bench, in one place.
 
+use std::time::Duration;
+
 /// Bytes of one job file.
 pub const JOB_FILE_BYTES: u64 = 1 << 20;
 /// Bytes of one line of a job file.
@@ -20,3 +22,20 @@ pub const BLOCK_BYTES: u64 = 64 << 20;
 pub const SIZE_BYTES: u64 = 1 << 60;
 /// Blocks one file may have where the plan remembers which it has touched: 1 bit each, 512 MiB at most.
 pub const MAPPED_BLOCKS: u64 = 1 << 32;
+
+/// Measured rounds of each side of a comparison.
+pub const ROUNDS: u32 = 100;
+/// Bytes a measured program may write to its standard output: fio's JSON with all its bins.
+pub const STDOUT: usize = 64 << 20;
+/// Bytes kept of what it writes to standard error.
+pub const STDERR_TAIL: usize = 8 << 10;
+/// Lines of that in an error.
+pub const STDERR_LINES: usize = 12;
+/// Characters of a program's version.
+pub const VERSION_CHARS: usize = 120;
+/// How long a server may take until it accepts connections.
+pub const PEER_START: Duration = Duration::from_secs(15);
+/// How long a program that was asked to end may take before it is killed.
+pub const PEER_GRACE: Duration = Duration::from_secs(2);
+/// Processes of one measured server.
+pub const FAMILY: usize = 4096;

@@ -8,6 +8,7 @@
 #![allow(dead_code)] // while the rooms grow
 
 mod blobs;
+mod compare;
 mod fio;
 mod job;
 mod latency;
