@@ -39,3 +39,7 @@ pub const PEER_START: Duration = Duration::from_secs(15);
 pub const PEER_GRACE: Duration = Duration::from_secs(2);
 /// Processes of one measured server.
 pub const FAMILY: usize = 4096;
+/// Bytes of pictures inside one HTML report; what does not fit is named there.
+pub const HTML_PICTURE_BYTES_MAX: usize = 480 << 10;
+/// Bytes of results inside one HTML report; distributions are thinned until they fit.
+pub const HTML_DATA_BYTES_MAX: usize = 320 << 10;

@@ -14,6 +14,7 @@ mod job;
 mod latency;
 mod limits;
 mod measure;
+mod picture;
 mod plan;
 mod report;
 mod throughput;
