@@ -21,7 +21,7 @@ pub enum What {
 }
 
 impl What {
-    fn of(self, case: &Case) -> Option<&Ratio> {
+    pub fn of(self, case: &Case) -> Option<&Ratio> {
         match self {
             What::Speed => Some(&case.speed),
             What::Cpu => case.cpu.as_ref(),

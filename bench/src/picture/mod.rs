@@ -16,6 +16,8 @@ pub mod words;
 
 use serde::{Deserialize, Serialize};
 
+pub use forest::What;
+#[allow(unused_imports)] // until `report` sweeps
 pub use lines::{Axis, Measure, Series, Spot, Sweep};
 
 use crate::compare::result::{Report, Section};
@@ -72,11 +74,10 @@ pub fn html_of(findings: &Findings) -> String {
 pub fn overview(findings: &Findings) -> Vec<Picture> {
     let rivals: Vec<&Section> = findings.report.sections.iter().filter(|section| !is_self_check(section)).collect();
     let mut pictures = Vec::new();
-    for (name, what, title) in [
-        ("speed", forest::What::Speed, "Speed beside the others"),
-        ("cpu", forest::What::Cpu, "CPU time beside the others"),
-    ] {
-        if let Some(svg) = forest::picture(what, title, &rivals, resolution(findings)) {
+    for (name, what, title) in
+        [("speed", What::Speed, "Speed beside the others"), ("cpu", What::Cpu, "CPU time beside the others")]
+    {
+        if let Some(svg) = forest::picture(what, title, &rivals, resolution(findings, what)) {
             pictures.push(Picture { name: name.into(), title: title.into(), svg });
         }
     }
@@ -109,9 +110,9 @@ pub fn is_self_check(section: &Section) -> bool {
 }
 
 /// The factor by which an engine seemed to differ from itself at most: what is smaller cannot be told apart here and now.
-pub fn resolution(findings: &Findings) -> Option<f64> {
+pub fn resolution(findings: &Findings, what: What) -> Option<f64> {
     let checks = findings.report.sections.iter().filter(|section| is_self_check(section));
-    let ratios = checks.flat_map(|section| &section.cases).map(|case| case.speed);
+    let ratios = checks.flat_map(|section| &section.cases).filter_map(|case| what.of(case));
     let factors = ratios.flat_map(|ratio| [ratio.high, 1.0 / ratio.low]).filter(|factor| factor.is_finite());
     factors.reduce(f64::max).filter(|factor| *factor > 1.0)
 }
