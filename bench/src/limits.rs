@@ -8,6 +8,8 @@ pub const JOB_FILE_BYTES: u64 = 1 << 20;
 pub const JOB_LINE_BYTES: usize = 4096;
 /// Sections of all job files and flags together.
 pub const SECTIONS: usize = 256;
+/// Bytes of a job's name.
+pub const NAME_BYTES: usize = 200;
 /// Clones of one section.
 pub const NUMJOBS: u32 = 256;
 /// Clones of all sections together.

@@ -3,8 +3,24 @@
 //! Pure: it reads the files it is given and nothing else, starts nothing and owns no resource, so there is nothing to
 //! cancel.
 
+mod error;
+mod file;
+mod flags;
+mod options;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+#[allow(unused_imports)] // while the rooms grow
+pub use error::JobError;
+#[allow(unused_imports)]
+pub use file::load;
+#[allow(unused_imports)]
+pub use flags::Flags;
 
 /// One section of a job file, globals folded in, before `numjobs` makes clones of it. Sizes are bytes.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +58,8 @@ pub struct Job {
     pub stonewall: bool,
     pub group_reporting: bool,
     pub randseed: u64,
+    /// A second pass over the files repeats the first one's randomness.
+    pub randrepeat: bool,
     /// A pause after every operation.
     pub thinktime: Duration,
     pub fallocate: Fallocate,
@@ -50,11 +68,13 @@ pub struct Job {
     /// The page cache forgets the file before the job starts.
     pub invalidate: bool,
     pub write_iolog: Option<PathBuf>,
-    /// As the user wrote them, in order: fio's JSON repeats them as "job options".
+    /// What its section said, in order: fio's JSON repeats it as "job options".
     pub given: Vec<(String, String)>,
+    /// What it inherited: fio's "global options".
+    pub global: Vec<(String, String)>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum EngineKind {
     Raw,
     Bridge,
@@ -115,33 +135,54 @@ pub enum Fallocate {
     Truncate,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
-    /// Clones take turns; empty: the current folder.
+    /// Where they are; empty: the current folder. Clones with files of their own take turns.
     pub directories: Vec<PathBuf>,
-    /// Shared by all clones; empty: every clone has its own file, `<job>.<clone>.0`.
+    /// Shared by all clones; empty: every clone has its own, `<job>.<clone>.<number>`.
     pub names: Vec<PathBuf>,
+    /// How many a clone has of its own.
+    pub own: u32,
 }
 
 impl Files {
     /// The files of one clone, counted from 0.
     pub fn of_clone(&self, job: &str, clone: u32) -> Vec<PathBuf> {
-        let directory = match self.directories.len() {
-            0 => None,
-            count => Some(&self.directories[clone as usize % count]),
-        };
-        let own;
-        let names = if self.names.is_empty() {
-            own = [PathBuf::from(format!("{job}.{clone}.0"))];
-            &own[..]
+        let (turn, names) = if self.names.is_empty() {
+            (clone as usize, (0..self.own).map(|number| PathBuf::from(format!("{job}.{clone}.{number}"))).collect())
         } else {
-            &self.names
+            (0, self.names.clone())
         };
-        names.iter().map(|name| directory.map_or_else(|| name.clone(), |directory| directory.join(name))).collect()
+        match self.directories.len() {
+            0 => names,
+            count => {
+                let directory = &self.directories[turn % count];
+                // As in fio, a name that begins with a slash is under the directory all the same.
+                let under = |name: &PathBuf| {
+                    name.strip_prefix("/").map_or_else(|_| directory.join(name), |name| directory.join(name))
+                };
+                names.iter().map(under).collect()
+            }
+        }
     }
 
     pub fn count(&self) -> usize {
-        self.names.len().max(1)
+        if self.names.is_empty() { self.own as usize } else { self.names.len() }
+    }
+}
+
+/// The job as a section of a job file, what it inherited included.
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "[{}]", self.name)?;
+        for (option, value) in self.global.iter().chain(&self.given) {
+            match value.as_str() {
+                _ if option == "name" => Ok(()),
+                "" => writeln!(f, "{option}"),
+                value => writeln!(f, "{option}={value}"),
+            }?;
+        }
+        Ok(())
     }
 }
 
@@ -164,7 +205,7 @@ impl Default for Job {
             size: 0,
             io_size: None,
             offset: 0,
-            files: Files::default(),
+            files: Files { directories: Vec::new(), names: Vec::new(), own: 1 },
             iodepth: 1,
             numjobs: 1,
             direct: false,
@@ -181,13 +222,15 @@ impl Default for Job {
             refill_buffers: false,
             stonewall: false,
             group_reporting: false,
-            randseed: 0x8989,
+            randseed: 0x89,
+            randrepeat: true,
             thinktime: Duration::ZERO,
             fallocate: Fallocate::Native,
             overwrite: false,
             invalidate: true,
             write_iolog: None,
             given: Vec::new(),
+            global: Vec::new(),
         }
     }
 }
