@@ -27,6 +27,14 @@ pub const MAPPED_BLOCKS: u64 = 1 << 32;
 
 /// Measured rounds of each side of a comparison.
 pub const ROUNDS: u32 = 100;
+/// As many as it takes until one wild pair does not reach the ends of the interval.
+pub const DEFAULT_ROUNDS: u32 = 16;
+/// A round of `--quick`.
+pub const QUICK_ROUND: Duration = Duration::from_millis(500);
+/// Points of a latency distribution in a report.
+pub const CDF_POINTS: usize = 200;
+/// Repetitions of a comparison of an engine with itself.
+pub const REPEAT: u32 = 1000;
 /// Bytes a measured program may write to its standard output: fio's JSON with all its bins.
 pub const STDOUT: usize = 64 << 20;
 /// Bytes kept of what it writes to standard error.

@@ -43,6 +43,9 @@ enum Command {
     Run(Run),
     /// A large object in and out of a store, then many small ones at once.
     Store(StoreArgs),
+    /// Set Reelring beside another program, in alternating rounds.
+    #[command(subcommand)]
+    Compare(compare::Compare),
 }
 
 #[derive(Args)]
@@ -105,7 +108,7 @@ struct Run {
     json: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<std::process::ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let command = Cli::parse()
         .command
@@ -113,10 +116,12 @@ fn main() -> anyhow::Result<()> {
     match command {
         Command::Run(options) => {
             options.check()?;
-            print(&runtime.block_on(run(&options))?, options.json)
+            print(&runtime.block_on(run(&options))?, options.json)?;
         }
-        Command::Store(options) => print(&runtime.block_on(store(&options))?, options.json),
+        Command::Store(options) => print(&runtime.block_on(store(&options))?, options.json)?,
+        Command::Compare(what) => return compare::main(&what, &runtime),
     }
+    Ok(std::process::ExitCode::SUCCESS)
 }
 
 fn print(outcome: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {

@@ -2,12 +2,143 @@
 //!
 //! Every side is a child process, measured from outside by the same means. The rooms: `rounds` (the order), `usage`
 //! (CPU, switches, memory), `statistics` (ratio, interval, verdict), `peer` (programs and servers), `result` (what comes
-//! out), and one module for each thing that is compared.
+//! out), `table` (for people), and one module for each thing that is compared.
+//!
+//! A comparison owns its scratch folder under `--dir` and its peers; Ctrl-C ends the round, the peers and the folder,
+//! prints the cases that are complete and exits with 130.
 
+pub mod fio;
+pub mod fio_output;
 pub mod machine;
+pub mod own;
 pub mod peer;
 pub mod result;
 pub mod rounds;
+pub mod script;
 pub mod statistics;
 pub mod stop;
+pub mod table;
 pub mod usage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use tempfile::TempDir;
+
+use crate::limits;
+use result::{Machine, Report, Section};
+
+#[derive(Debug, Subcommand)]
+pub enum Compare {
+    /// Our engines beside fio on the same job file.
+    Fio(fio::FioArgs),
+    /// One engine beside itself: how small a difference this machine can tell right now.
+    #[command(name = "self")]
+    Own(own::OwnArgs),
+}
+
+/// What every comparison takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Measured rounds of each side; fewer than 8 give figures but no verdict.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::ROUNDS)))]
+    rounds: Option<u32>,
+    /// Seconds of each round, where its work is bounded by time.
+    #[arg(long, value_parser = seconds)]
+    runtime: Option<Duration>,
+    /// Where the measured files go; choose the volume to measure.
+    #[arg(long, default_value = ".")]
+    pub dir: PathBuf,
+    /// Write the report as JSON to this file too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report with its pictures to this file too.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// The fewest rounds that give a verdict, and short ones.
+    #[arg(long)]
+    pub quick: bool,
+}
+
+impl Common {
+    pub fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { statistics::FEWEST_PAIRS as u32 } else { limits::DEFAULT_ROUNDS })
+    }
+
+    /// What was asked for; `None` leaves it to the job.
+    pub fn runtime(&self) -> Option<Duration> {
+        self.runtime.or(self.quick.then_some(limits::QUICK_ROUND))
+    }
+
+    /// A folder for the measured files, removed when it is dropped.
+    pub fn scratch(&self) -> anyhow::Result<TempDir> {
+        let scratch = tempfile::Builder::new().prefix("reelring-bench-").tempdir_in(&self.dir);
+        scratch.with_context(|| format!("could not make a scratch folder in {}", self.dir.display()))
+    }
+}
+
+impl Compare {
+    fn common(&self) -> &Common {
+        match self {
+            Compare::Fio(args) => &args.common,
+            Compare::Own(args) => &args.common,
+        }
+    }
+
+    fn section(&self) -> anyhow::Result<Section> {
+        match self {
+            Compare::Fio(args) => fio::compare(args),
+            Compare::Own(args) => own::compare(args),
+        }
+    }
+}
+
+/// Runs one comparison and prints it. Call it on the main thread: what it starts dies with the thread that started it.
+pub fn main(what: &Compare, runtime: &tokio::runtime::Runtime) -> anyhow::Result<ExitCode> {
+    let _inside = runtime.enter();
+    stop::listen()?;
+    let common = what.common();
+    let mut machine = Machine::read(&common.dir);
+    let mut section = what.section()?;
+    machine.finish();
+    for case in &section.cases {
+        for side in [&case.ours, &case.theirs] {
+            machine.versions.insert(side.program().to_owned(), side.version.clone());
+        }
+    }
+    if stop::asked() {
+        section.notes.push("stopped by Ctrl-C: only what was complete is reported".to_owned());
+    }
+    let report = Report { machine, sections: vec![section] };
+    print!("{}", table::of(&report));
+    if let Some(path) = &common.json {
+        let text = serde_json::to_string_pretty(&report)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))?;
+    }
+    if let Some(path) = &common.html {
+        let page = crate::picture::html(&report);
+        std::fs::write(path, page).with_context(|| format!("could not write {}", path.display()))?;
+    }
+    if stop::asked() {
+        eprintln!("stopped");
+        return Ok(ExitCode::from(stop::EXIT));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command line as it was given, for the report.
+pub fn command_line() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("reelring-bench {}", words.join(" "))
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    if !(0.01..=3600.0).contains(&seconds) {
+        return Err(format!("{seconds} is not between 0.01 and 3600 s"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}

@@ -132,6 +132,11 @@ impl Run {
 }
 
 impl Side {
+    /// "reelring" of "reelring bridge".
+    pub fn program(&self) -> &str {
+        self.name.split(' ').next().unwrap_or(&self.name)
+    }
+
     /// One figure of every run.
     pub fn figures(&self, figure: impl Fn(&Run) -> f64) -> Vec<f64> {
         self.runs.iter().map(figure).collect()

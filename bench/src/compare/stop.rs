@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a comparison that was stopped.
-pub const EXIT: i32 = 130;
+pub const EXIT: u8 = 130;
 
 /// Why a round has no result.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub fn listen() -> anyhow::Result<()> {
                 _ = terminate.recv() => {}
             }
             if ASKED.swap(true, Ordering::SeqCst) {
-                std::process::exit(EXIT);
+                std::process::exit(EXIT.into());
             }
         }
     });
