@@ -2,7 +2,7 @@
 # Installs the system packages Reelring needs on Debian 12 or Ubuntu 24.04, and nothing that is there already.
 #
 #   setup.sh demo    what building and `make demo` need
-#   setup.sh test    also a browser and npm, for the test that plays a video
+#   setup.sh test    also a browser and npm, for the test that plays a video, and fio, to compare with
 #   setup.sh bench   also fio, to compare with
 #
 # A second run finds everything installed: it needs neither root nor a network.
@@ -154,7 +154,7 @@ if [ "$purpose" = test ]; then
         fi
     fi
 fi
-if [ "$purpose" = bench ]; then
+if [ "$purpose" = bench ] || [ "$purpose" = test ]; then
     have fio || install fio
 fi
 [ "$purpose" = bench ] || fetch_hls
