@@ -316,6 +316,11 @@ impl Bridge {
         self.sync_reaching(file, Reach::Data).await
     }
 
+    /// fsync: also what is not needed to find the bytes, times for instance.
+    pub async fn sync_all(&self, file: &Arc<NamedFile>) -> Result<()> {
+        self.sync_reaching(file, Reach::All).await
+    }
+
     /// fsync of a directory: the names in it.
     pub(crate) async fn sync_directory(&self, directory: &Arc<NamedFile>) -> Result<()> {
         self.sync_reaching(directory, Reach::All).await

@@ -1,0 +1,491 @@
+//! Runs jobs as fio does: files first, then one group after another, each clone on its own.
+//!
+//! The main thread lays the files out, starts the lanes of a group (`lane.rs`), samples their counters twice a second, shows
+//! the progress, and collects what they counted. A lane of `raw` or `mmap` is a thread; one of `bridge`, `threads` or `http` is a
+//! task of a multi-thread tokio runtime, as a request is in the node. The first Ctrl-C sets a flag: lanes issue nothing more and
+//! await what is in flight, and the partial result is printed; the second ends the process.
+
+mod check;
+pub mod command;
+mod lane;
+mod layout;
+mod pause;
+mod progress;
+pub mod stats;
+mod usage;
+mod verify;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use reelring_storage::{Bridge, EngineChoice, Pool};
+
+pub use self::lane::Failure;
+use self::lane::{Lane, Outcome};
+pub use self::progress::Eta;
+use self::progress::{Progress, Watched};
+use self::stats::{Moments, Stats};
+pub use self::usage::Usage;
+use crate::engine::{Access, Bridged, Http, Mapped, Node, Raw, watch_for_faults};
+use crate::job::{EngineKind, Job};
+use crate::limits::{BRIDGE_POOL_BYTES, CLONES};
+
+pub struct Options {
+    /// Wins over what the jobs say.
+    pub engine: Option<EngineKind>,
+    /// `host:port` of a node for the `http` engine.
+    pub node: Option<String>,
+    pub eta: Eta,
+    /// Removes the files this run created.
+    pub unlink: bool,
+}
+
+/// What a run found out.
+pub struct Report {
+    pub started: SystemTime,
+    pub jobs: Vec<JobReport>,
+    pub interrupted: bool,
+}
+
+/// One clone, or all of a group with `group_reporting`.
+pub struct JobReport {
+    pub job: Arc<Job>,
+    pub engine: EngineKind,
+    pub group: u32,
+    pub clones: u32,
+    pub failure: Option<Failure>,
+    /// In flight at most.
+    pub depth: usize,
+    pub stats: Stats,
+    /// Of all clones together.
+    pub runtime: Duration,
+    pub usage: Usage,
+    /// From the start of the whole run to the end of its group.
+    pub since_start: Duration,
+}
+
+/// How often bandwidth and IOPS are sampled, as fio does.
+const SAMPLE: Duration = Duration::from_millis(500);
+
+/// A clone that is to run.
+struct Clone {
+    job: Arc<Job>,
+    engine: EngineKind,
+    group: u32,
+    clone: u32,
+    /// Over all jobs, from 1.
+    number: u32,
+    paths: Vec<PathBuf>,
+    sizes: Vec<u64>,
+}
+
+struct Runner {
+    options: Options,
+    tokio: tokio::runtime::Runtime,
+    stop: Arc<AtomicBool>,
+    bridges: [Option<(Bridge, Pool)>; 2],
+    node: Option<Node>,
+    authority: String,
+    /// Files this run made.
+    created: BTreeSet<PathBuf>,
+}
+
+/// Runs the jobs. An error means that nothing ran; what goes wrong later stands in the report.
+pub fn run(jobs: Vec<Job>, options: Options) -> Result<Report, String> {
+    let mut clones = expand(jobs, options.engine)?;
+    let started = (SystemTime::now(), Instant::now());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let tokio = tokio.map_err(|error| format!("could not start the tokio runtime: {error}"))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    tokio.spawn(watch_for_signals(Arc::clone(&stop)));
+    let mut runner = Runner {
+        options,
+        tokio,
+        stop,
+        bridges: [const { None }; 2],
+        node: None,
+        authority: String::new(),
+        created: BTreeSet::new(),
+    };
+    runner.prepare(&mut clones)?;
+    let mut reports = Vec::new();
+    let groups = clones.last().map_or(0, |clone| clone.group + 1);
+    for group in 0..groups {
+        let members: Vec<&Clone> = clones.iter().filter(|clone| clone.group == group).collect();
+        if runner.stop.load(Relaxed) {
+            break;
+        }
+        reports.extend(runner.run_group(&members, started.1));
+    }
+    let interrupted = runner.stop.load(Relaxed);
+    runner.finish();
+    Ok(Report { started: started.0, jobs: reports, interrupted })
+}
+
+/// Every clone of every job, in order, with its engine and group.
+fn expand(jobs: Vec<Job>, chosen: Option<EngineKind>) -> Result<Vec<Clone>, String> {
+    let mut clones = Vec::new();
+    let mut group = 0;
+    for job in jobs {
+        let engine = chosen.or(job.engine).unwrap_or(EngineKind::Raw);
+        check::check(&job, engine)?;
+        if job.stonewall && !clones.is_empty() {
+            group += 1;
+        }
+        let job = Arc::new(job);
+        for clone in 0..job.numjobs {
+            let paths = job.files.of_clone(&job.name, clone);
+            let number = clones.len() as u32 + 1;
+            clones.push(Clone { job: Arc::clone(&job), engine, group, clone, number, paths, sizes: Vec::new() });
+        }
+        if clones.len() > CLONES {
+            return Err(format!("all jobs together have {} clones (numjobs), the limit is {CLONES}", clones.len()));
+        }
+    }
+    if clones.is_empty() {
+        return Err("there is no job: give a job file, or --name=NAME with its options".into());
+    }
+    check::check_memory(clones.iter().map(|clone| (clone.largest_block(), clone.depth() as u64)))?;
+    Ok(clones)
+}
+
+impl Clone {
+    fn largest_block(&self) -> u64 {
+        self.job.read_blocks.max.max(self.job.write_blocks.max)
+    }
+
+    /// In flight at most: a map answers before the next operation can start.
+    fn depth(&self) -> usize {
+        if self.engine == EngineKind::Mmap { 1 } else { self.job.iodepth.max(1) as usize }
+    }
+
+    fn has_own_thread(&self) -> bool {
+        matches!(self.engine, EngineKind::Raw | EngineKind::Mmap)
+    }
+
+    fn access(&self) -> Access {
+        Access { write: self.job.rw.writes, direct: self.job.direct }
+    }
+
+    /// The names of its objects at a node.
+    fn keys(&self) -> Vec<String> {
+        let key = |path: &PathBuf| format!("bench/{}", path.file_name().unwrap_or_default().to_string_lossy());
+        self.paths.iter().map(key).collect()
+    }
+}
+
+impl Runner {
+    /// Engines and files, before any clock starts.
+    fn prepare(&mut self, clones: &mut [Clone]) -> Result<(), String> {
+        for (slot, kind, choice) in
+            [(0, EngineKind::Bridge, EngineChoice::Uring), (1, EngineKind::Threads, EngineChoice::Threads)]
+        {
+            let of_kind = || clones.iter().filter(|clone| clone.engine == kind);
+            if of_kind().next().is_some() {
+                // Buffers come in sizes up to four times what was asked for.
+                let wanted = of_kind().map(|clone| clone.largest_block().max(4096) * clone.depth() as u64).sum::<u64>();
+                let bytes = wanted.saturating_mul(16).clamp(8 << 20, BRIDGE_POOL_BYTES) as usize;
+                let bridge = self.tokio.block_on(async { Bridge::start(choice) }).map_err(|error| error.to_string())?;
+                self.bridges[slot] = Some((bridge, Pool::new(bytes)));
+            }
+        }
+        if clones.iter().any(|clone| clone.engine == EngineKind::Mmap) {
+            watch_for_faults().map_err(|error| format!("could not watch for SIGBUS: {error}"))?;
+        }
+        if let Some(first) = clones.iter().find(|clone| clone.engine == EngineKind::Http) {
+            self.authority = match &self.options.node {
+                Some(node) => node.clone(),
+                None => {
+                    let dir =
+                        first.paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                    let node = Node::start(dir).map_err(|error| format!("could not start a node: {error}"))?;
+                    self.node.insert(node).authority().to_owned()
+                }
+            };
+        }
+        for clone in clones.iter_mut() {
+            for file in 0..clone.paths.len() {
+                let size = if clone.engine == EngineKind::Http {
+                    self.tokio
+                        .block_on(lay_out_object(clone, file, &self.authority))
+                        .map_err(|failure| failure.message)?
+                } else {
+                    let path = &clone.paths[file];
+                    let laid = layout::lay_out(&clone.job, path, &self.stop).map_err(|failure| failure.message)?;
+                    if laid.created {
+                        self.created.insert(path.clone());
+                    }
+                    laid.size
+                };
+                clone.sizes.push(size);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the clones of one group together and waits for all of them.
+    fn run_group(&mut self, clones: &[&Clone], started: Instant) -> Vec<JobReport> {
+        for clone in clones {
+            if clone.job.invalidate && !clone.job.direct && clone.engine != EngineKind::Http {
+                // As for fio, a cache that does not forget is no error.
+                clone.paths.iter().for_each(|path| drop(layout::forget(path)));
+            }
+        }
+        let (send, outcomes) = mpsc::channel();
+        let threads = clones.iter().filter(|clone| clone.has_own_thread()).count();
+        let gate = Arc::new(Barrier::new(threads + 1));
+        let mut watched = Vec::new();
+        let mut tasks = Vec::new();
+        let mut handles = Vec::new();
+        for (index, clone) in clones.iter().enumerate() {
+            let lane = self.lane(clone);
+            let (live, job, size) = (Arc::clone(&lane.live), Arc::clone(&clone.job), clone.sizes.iter().sum());
+            watched.push(Watched { live, job, size });
+            let send = send.clone();
+            if clone.has_own_thread() {
+                let (gate, engine, access) = (Arc::clone(&gate), clone.engine, clone.access());
+                let name = format!("clone-{}", lane.number);
+                let work = move || drop(send.send((index, run_on_thread(lane, engine, access, &gate))));
+                match std::thread::Builder::new().name(name).spawn(work) {
+                    Ok(handle) => handles.push(handle),
+                    Err(error) => panic!("could not start a thread for clone {index} of {}: {error}", clones.len()),
+                }
+            } else {
+                tasks.push(self.task(clone, lane, index, send));
+            }
+        }
+        drop(send);
+        gate.wait();
+        tasks.into_iter().for_each(|task| drop(self.tokio.spawn(task)));
+        let (outcomes, samples) = collect(&outcomes, &watched, self.options.eta);
+        for handle in handles {
+            handle.join().expect("a lane's thread does not panic after its outcome");
+        }
+        report(clones, outcomes, samples, started)
+    }
+
+    fn lane(&self, clone: &Clone) -> Lane {
+        Lane {
+            job: Arc::clone(&clone.job),
+            clone: clone.clone,
+            number: clone.number,
+            paths: clone.paths.clone(),
+            sizes: clone.sizes.clone(),
+            depth: clone.depth(),
+            synchronous: clone.engine == EngineKind::Mmap,
+            own_thread: clone.has_own_thread(),
+            live: Arc::default(),
+            stop: Arc::clone(&self.stop),
+        }
+    }
+
+    /// The work of a lane that is a task.
+    fn task(
+        &self,
+        clone: &Clone,
+        lane: Lane,
+        index: usize,
+        send: mpsc::Sender<(usize, Outcome)>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> {
+        if clone.engine == EngineKind::Http {
+            let http = Http::new(&self.authority, &clone.keys());
+            return Box::pin(async move { drop(send.send((index, lane.run(http).await))) });
+        }
+        let slot = usize::from(clone.engine == EngineKind::Threads);
+        let (bridge, pool) = self.bridges[slot].as_ref().expect("prepared").clone();
+        let (access, verifies) = (clone.access(), clone.job.verify.is_some());
+        Box::pin(async move {
+            let opened = Bridged::open(bridge, pool, &lane.paths, access, verifies).await;
+            let outcome = match opened {
+                Ok(engine) => lane.run(engine).await,
+                Err(error) => lane.never_ran(cannot_open(&lane.job, &error)),
+            };
+            drop(send.send((index, outcome)));
+        })
+    }
+
+    fn finish(mut self) {
+        for (bridge, _) in self.bridges.iter().flatten() {
+            self.tokio.block_on(bridge.close());
+        }
+        if self.options.unlink {
+            for path in &self.created {
+                if let Err(error) = std::fs::remove_file(path) {
+                    eprintln!("reelring-bench: could not remove {}: {error}", path.display());
+                }
+            }
+        }
+        // Before the runtime: stopping the node needs no task.
+        drop(self.node.take());
+        self.tokio.shutdown_background();
+    }
+}
+
+/// The body of a lane's own thread.
+fn run_on_thread(lane: Lane, engine: EngineKind, access: Access, gate: &Barrier) -> Outcome {
+    if engine == EngineKind::Mmap {
+        let random = lane.job.rw.pattern == crate::job::Pattern::Random;
+        let opened = Mapped::open(&lane.paths, access, random);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        gate.wait();
+        return match (opened, runtime) {
+            (Ok(engine), Ok(runtime)) => runtime.block_on(lane.run(engine)),
+            (Err(error), _) => lane.never_ran(cannot_open(&lane.job, &error)),
+            (_, Err(error)) => lane.never_ran(Failure::from_io("could not start a runtime", &error)),
+        };
+    }
+    let opened = Raw::open(&lane.paths, access);
+    let runtime = Raw::runtime(lane.depth as u32);
+    gate.wait();
+    match (opened, runtime) {
+        (Ok(engine), Ok(runtime)) => runtime.block_on(lane.run(engine)),
+        (Err(error), _) => lane.never_ran(cannot_open(&lane.job, &error)),
+        (_, Err(error)) => {
+            let what =
+                "io_uring cannot be used here (seccomp, a container, or an old kernel); use --engine threads or mmap";
+            lane.never_ran(Failure::from_io(what, &error))
+        }
+    }
+}
+
+fn cannot_open(job: &Job, (path, error): &(PathBuf, std::io::Error)) -> Failure {
+    Failure::from_io(&format!("job {}: could not open {}", job.name, path.display()), error)
+}
+
+/// An object as a job needs it: reads want one that is long enough.
+async fn lay_out_object(clone: &Clone, file: usize, authority: &str) -> Result<u64, Failure> {
+    let (job, keys) = (&clone.job, clone.keys());
+    let http = Http::new(authority, &keys);
+    let failed = |error: std::io::Error| {
+        Failure::from_io(&format!("job {}: object {} at {authority}", job.name, keys[file]), &error)
+    };
+    let size = job.file_size();
+    let usable = http.length(file).await.map_err(failed)?.unwrap_or(0).saturating_sub(job.offset);
+    if usable > 0 && usable >= size {
+        return Ok(if size == 0 { usable } else { size });
+    }
+    if size == 0 {
+        return Err(failed(std::io::Error::other("it is absent or empty, and no size= says how long to make it")));
+    }
+    if job.rw.reads {
+        let mut bytes = vec![0; (job.offset + size) as usize];
+        verify::noise(&mut bytes, job.randseed);
+        http.put(file, Bytes::from(bytes)).await.map_err(failed)?;
+    }
+    Ok(size)
+}
+
+type Samples = Vec<[(Moments, Moments); 2]>;
+
+/// Waits for every lane, sampling and showing meanwhile.
+fn collect(outcomes: &mpsc::Receiver<(usize, Outcome)>, lanes: &[Watched], eta: Eta) -> (Vec<Outcome>, Samples) {
+    let mut collected: Vec<Option<Outcome>> = lanes.iter().map(|_| None).collect();
+    let mut samples: Samples = vec![Default::default(); lanes.len()];
+    let mut before: Vec<Option<[(u64, u64); 2]>> = vec![None; lanes.len()];
+    let mut progress = Progress::new(eta);
+    let (started, mut last) = (Instant::now(), Instant::now());
+    loop {
+        match outcomes.recv_timeout(SAMPLE.saturating_sub(last.elapsed())) {
+            Ok((index, outcome)) => {
+                collected[index] = Some(outcome);
+                continue;
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        let spent = last.elapsed().as_secs_f64();
+        last = Instant::now();
+        for ((lane, samples), before) in lanes.iter().zip(&mut samples).zip(&mut before) {
+            if !lane.live.measuring.load(Relaxed) || lane.live.done.load(Relaxed) {
+                continue;
+            }
+            let now = [0, 1].map(|i| (lane.live.operations[i].load(Relaxed), lane.live.bytes[i].load(Relaxed)));
+            let was = before.replace(now);
+            // A lane that has just left its ramp was not watched for the whole of the interval.
+            let Some(was) = was.or((lane.job.ramp_time.is_zero()).then_some([(0, 0); 2])) else { continue };
+            for side in 0..2 {
+                let (operations, bytes) =
+                    (now[side].0.saturating_sub(was[side].0), now[side].1.saturating_sub(was[side].1));
+                if operations > 0 || samples[side].0.count > 0 {
+                    samples[side].0.add((bytes as f64 / 1024.0 / spent) as u64);
+                    samples[side].1.add((operations as f64 / spent) as u64);
+                }
+            }
+        }
+        progress.show(started, lanes);
+    }
+    progress.end();
+    (collected.into_iter().map(|outcome| outcome.expect("every lane sends its outcome")).collect(), samples)
+}
+
+/// What the lanes counted, as fio reports it: one entry for each clone, or one for all that are reported together.
+fn report(clones: &[&Clone], outcomes: Vec<Outcome>, samples: Samples, started: Instant) -> Vec<JobReport> {
+    let shares = share_usage(&outcomes);
+    let mut reports: Vec<JobReport> = Vec::new();
+    for (((clone, outcome), samples), usage) in clones.iter().zip(outcomes).zip(samples).zip(shares) {
+        let mut stats = outcome.stats;
+        for (side, (bandwidth, iops)) in [&mut stats.read, &mut stats.write].into_iter().zip(samples) {
+            (side.bandwidth, side.iops) = (bandwidth, iops);
+        }
+        let together = clone.job.group_reporting;
+        if let Some(report) = reports.last_mut().filter(|report| together && report.job.group_reporting) {
+            report.stats.merge(&stats);
+            report.clones += 1;
+            report.runtime += outcome.elapsed;
+            report.usage = report.usage + usage;
+            report.failure = report.failure.take().or(outcome.failure);
+            continue;
+        }
+        reports.push(JobReport {
+            job: Arc::clone(&clone.job),
+            engine: clone.engine,
+            group: clone.group,
+            clones: 1,
+            failure: outcome.failure,
+            depth: clone.depth(),
+            stats,
+            runtime: outcome.elapsed,
+            usage,
+            since_start: started.elapsed(),
+        });
+    }
+    reports
+}
+
+/// Divides what the process used among its lanes: to each what its own thread used, and of the rest (the bridge's threads,
+/// tokio's workers, the kernel's io_uring workers) the share of its operations.
+fn share_usage(outcomes: &[Outcome]) -> Vec<Usage> {
+    let operations = |outcome: &Outcome| (outcome.stats.read.operations + outcome.stats.write.operations).max(1);
+    let total: u64 = outcomes.iter().map(operations).sum();
+    let own = |outcome: &Outcome| outcome.own.unwrap_or_default();
+    // The widest span: ramps end together, lanes end when they end.
+    let whole = outcomes.iter().map(|outcome| outcome.process.1 - outcome.process.0);
+    let whole = whole.max_by_key(|usage| usage.user + usage.system).unwrap_or_default();
+    let rest = outcomes.iter().fold(whole, |rest, outcome| rest - own(outcome));
+    let share = |outcome: &Outcome| own(outcome) + rest.part(operations(outcome) as f64 / total as f64);
+    outcomes.iter().map(share).collect()
+}
+
+/// The first SIGINT or SIGTERM stops the lanes, the second ends the process.
+async fn watch_for_signals(stop: Arc<AtomicBool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if stop.swap(true, Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nreelring-bench: stopping; what was measured follows (interrupt again to end at once)");
+    }
+}
