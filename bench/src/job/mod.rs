@@ -186,6 +186,23 @@ impl fmt::Display for Job {
     }
 }
 
+/// One clone of a job.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    pub job: &'a Job,
+    /// Among the job's clones, from 0; it is part of its file's name.
+    pub clone: u32,
+    /// Among all clones of all jobs, from 1; its randomness depends on it.
+    pub thread_number: u32,
+}
+
+/// The clones of all jobs in fio's order: of each job the first clone, then the last, and down to the second.
+pub fn members(jobs: &[Job]) -> impl Iterator<Item = Member<'_>> {
+    let clones =
+        jobs.iter().flat_map(|job| std::iter::once(0).chain((1..job.numjobs).rev()).map(move |clone| (job, clone)));
+    clones.zip(1..).map(|((job, clone), thread_number)| Member { job, clone, thread_number })
+}
+
 impl Job {
     /// Bytes of each of its files, 0 for whatever is there.
     pub fn file_size(&self) -> u64 {
