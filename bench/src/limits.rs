@@ -49,10 +49,40 @@ pub const PEER_START: Duration = Duration::from_secs(15);
 pub const PEER_GRACE: Duration = Duration::from_secs(2);
 /// Processes of one measured server.
 pub const FAMILY: usize = 4096;
+
 /// Bytes of pictures inside one HTML report; what does not fit is named there.
 pub const HTML_PICTURE_BYTES_MAX: usize = 480 << 10;
 /// Bytes of results inside one HTML report; distributions are thinned until they fit.
 pub const HTML_DATA_BYTES_MAX: usize = 320 << 10;
+
+/// How long a peer on loopback may be silent in the middle of a request.
+pub const HTTP_SILENCE: Duration = Duration::from_secs(60);
+/// Bytes of an answer's head.
+pub const HTTP_HEAD_BYTES: u64 = 64 << 10;
+/// Bytes of an answer that is kept in memory.
+pub const HTTP_TEXT_BYTES: u64 = 4 << 20;
+/// Bytes of a refusal that are shown.
+pub const HTTP_COMPLAINT_BYTES: u64 = 2 << 10;
+/// Bytes read at once.
+pub const HTTP_BUFFER: usize = 256 << 10;
+/// How often something is looked at that cannot tell by itself.
+pub const POLL: Duration = Duration::from_millis(20);
+/// How long a job of the node may take.
+pub const JOB: Duration = Duration::from_secs(1800);
+/// How long wrk waits for one answer: a large file over many connections takes its time.
+pub const WRK_TIMEOUT: Duration = Duration::from_secs(60);
+/// A round of wrk, which counts whole seconds: short, so that a cold round ends before everything is warm.
+pub const WRK_ROUND: Duration = Duration::from_secs(1);
+/// How long pages of a file may be in use until it counts as impossible to make cold.
+pub const EVICT: Duration = Duration::from_secs(5);
+/// Connections of wrk.
+pub const WRK_CONNECTIONS: u32 = 1024;
+/// Connections of the distant origin at once.
+pub const ORIGIN_CONNECTIONS: usize = 64;
+/// Bytes the distant origin takes up at once.
+pub const ORIGIN_PIECE_BYTES: usize = 64 << 10;
+/// Pieces under way on one connection of the distant origin, in one direction.
+pub const ORIGIN_PIECES: usize = 64;
 
 /// Times an operation is repeated after EINTR or EAGAIN before the error counts.
 pub const RETRIES: u32 = 64;

@@ -2,8 +2,8 @@
 # Installs the system packages Reelring needs on Debian 12 or Ubuntu 24.04, and nothing that is there already.
 #
 #   setup.sh demo    what building and `make demo` need
-#   setup.sh test    also a browser and npm, for the test that plays a video
-#   setup.sh bench   also fio, to compare with
+#   setup.sh test    also a browser and npm, for the test that plays a video, and the programs that `bench` needs
+#   setup.sh bench   also fio, wrk and aria2, to compare with
 #
 # A second run finds everything installed: it needs neither root nor a network.
 set -euo pipefail
@@ -154,8 +154,10 @@ if [ "$purpose" = test ]; then
         fi
     fi
 fi
-if [ "$purpose" = bench ]; then
+if [ "$purpose" = bench ] || [ "$purpose" = test ]; then
     have fio || install fio
+    have wrk || install wrk
+    have aria2c || install aria2
 fi
 [ "$purpose" = bench ] || fetch_hls
 say "everything needed for '$purpose' is here"

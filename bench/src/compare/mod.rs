@@ -7,9 +7,14 @@
 //! A comparison owns its scratch folder under `--dir` and its peers; Ctrl-C ends the round, the peers and the folder,
 //! prints the cases that are complete and exits with 130.
 
+pub mod aria2;
+pub mod ffmpeg;
 pub mod fio;
 pub mod fio_output;
 pub mod machine;
+pub mod nginx;
+mod node;
+mod origin;
 pub mod own;
 pub mod peer;
 pub mod result;
@@ -38,6 +43,12 @@ pub enum Compare {
     /// One engine beside itself: how small a difference this machine can tell right now.
     #[command(name = "self")]
     Own(own::OwnArgs),
+    /// Serving files: the node beside nginx, wrk being the client of both.
+    Nginx(nginx::Nginx),
+    /// Fetching a file: the node beside aria2c.
+    Aria2(aria2::Aria2),
+    /// Encoding to HLS: the node and its worker beside ffmpeg.
+    Ffmpeg(ffmpeg::Ffmpeg),
 }
 
 /// What every comparison takes.
@@ -85,6 +96,9 @@ impl Compare {
         match self {
             Compare::Fio(args) => &args.common,
             Compare::Own(args) => &args.common,
+            Compare::Nginx(args) => &args.common,
+            Compare::Aria2(args) => &args.common,
+            Compare::Ffmpeg(args) => &args.common,
         }
     }
 
@@ -92,6 +106,9 @@ impl Compare {
         match self {
             Compare::Fio(args) => fio::compare(args),
             Compare::Own(args) => own::compare(args),
+            Compare::Nginx(args) => nginx::compare(args),
+            Compare::Aria2(args) => aria2::compare(args),
+            Compare::Ffmpeg(args) => ffmpeg::compare(args),
         }
     }
 }
@@ -102,7 +119,14 @@ pub fn main(what: &Compare, runtime: &tokio::runtime::Runtime) -> anyhow::Result
     stop::listen()?;
     let common = what.common();
     let mut machine = Machine::read(&common.dir);
-    let mut section = what.section()?;
+    let mut section = match what.section() {
+        // Before there was anything to report.
+        Err(_) if stop::asked() => {
+            eprintln!("stopped");
+            return Ok(ExitCode::from(stop::EXIT));
+        }
+        section => section?,
+    };
     machine.finish();
     for case in &section.cases {
         for side in [&case.ours, &case.theirs] {

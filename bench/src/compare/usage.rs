@@ -284,6 +284,14 @@ pub fn sample(pid: u32) -> anyhow::Result<Sample> {
 }
 
 impl Sample {
+    /// Goes on to a later sample. What has ended in between keeps its last known switches and its part of the peak, for
+    /// servers that start short-lived programs.
+    pub fn advance(&mut self, later: Sample) {
+        self.cpu = later.cpu;
+        self.switches.extend(later.switches);
+        self.peak_rss_bytes = self.peak_rss_bytes.max(later.peak_rss_bytes);
+    }
+
     /// What was used from `self` to `after`. The peak is the sum of the processes' own peaks, since the start or the
     /// last [`forget_peak`].
     pub fn until(&self, after: &Sample) -> Usage {

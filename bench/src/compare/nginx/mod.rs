@@ -1,0 +1,316 @@
+//! `compare nginx`: the same bytes served by the node and by nginx, with wrk as the client of both.
+//!
+//! Hot cases repeat over what is in memory; before each round of a cold one both servers' files leave the page cache and
+//! the node is started anew, so that it has to verify what it reads. Only the server is measured, not wrk; both share the
+//! processors. The scratch folder and everything in it end with the call.
+
+mod cold;
+pub mod server;
+mod wrk;
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+
+use self::server::Reading;
+use self::wrk::{Load, Outcome};
+use super::node::{self, Node, http};
+use super::peer::{Peer, Program};
+use super::result::{Case, Run, Section, Side};
+use super::rounds::{self, Turns};
+use super::{Common, stop, usage};
+use crate::limits;
+
+const WRK: Program = Program { name: "wrk", package: "wrk", version: "-v" };
+/// Of the ranges whose hashes are compared before the first round.
+const SAMPLED: usize = 16;
+
+#[derive(Debug, Args)]
+pub struct Nginx {
+    #[command(flatten)]
+    pub common: Common,
+    /// The node to measure [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub reelring: Option<PathBuf>,
+    /// Only cases whose name begins so; may be given several times
+    #[arg(long = "case", value_name = "PREFIX")]
+    pub cases: Vec<String>,
+}
+
+/// One line of the result.
+#[derive(Debug, Clone)]
+struct Plan {
+    name: String,
+    load: Load,
+    cold: bool,
+    reading: Reading,
+}
+
+/// Sizes of the objects.
+struct Sizes {
+    hot: u64,
+    small: u64,
+    large: u64,
+    cold: u64,
+}
+
+const SIZES: Sizes = Sizes { hot: 256 << 20, small: 4 << 20, large: 64 << 20, cold: 2 << 30 };
+const QUICK: Sizes = Sizes { hot: 16 << 20, small: 1 << 20, large: 4 << 20, cold: 64 << 20 };
+
+fn plans(quick: bool) -> Vec<Plan> {
+    let sizes = if quick { QUICK } else { SIZES };
+    let hot = |name: &str, connections: u32, size, range| Plan {
+        name: format!("hot-{name}-c{connections}"),
+        load: Load { connections, size, range, distinct: false },
+        cold: false,
+        reading: Reading::Sendfile,
+    };
+    let cold = |name: &str, connections: u32, reading| Plan {
+        name: format!("cold-{name}-c{connections}"),
+        load: Load { connections, size: sizes.cold, range: Some(1 << 20), distinct: true },
+        cold: true,
+        reading,
+    };
+    if quick {
+        return vec![hot("64k", 64, sizes.hot, Some(64 << 10)), cold("1m", 8, Reading::Sendfile)];
+    }
+    let mut plans = Vec::new();
+    for connections in [1, 64, 512] {
+        plans.push(hot("64k", connections, sizes.hot, Some(64 << 10)));
+        plans.push(hot("1m", connections, sizes.hot, Some(1 << 20)));
+    }
+    for connections in [1, 64] {
+        plans.push(hot("whole-4m", connections, sizes.small, None));
+        plans.push(hot("whole-64m", connections, sizes.large, None));
+        plans.push(cold("1m", connections, Reading::Sendfile));
+        plans.push(cold("1m-directio", connections, Reading::Direct));
+    }
+    plans
+}
+
+/// Everything that stays the same from case to case.
+struct Bench<'a> {
+    options: &'a Nginx,
+    program: node::Program,
+    nginx: PathBuf,
+    versions: [String; 2],
+    scratch: tempfile::TempDir,
+    node: RefCell<Option<Node>>,
+}
+
+pub fn compare(options: &Nginx) -> anyhow::Result<Section> {
+    let wrk = WRK.version()?;
+    let nginx = server::executable()?;
+    let program = node::Program::find(options.reelring.as_deref())?;
+    let plans: Vec<Plan> = plans(options.common.quick).into_iter().filter(|plan| options.wants(&plan.name)).collect();
+    ensure!(!plans.is_empty(), "no case begins with {:?}", options.cases);
+
+    let versions = [program.version.clone(), server::version(&nginx)?];
+    let scratch = options.common.scratch()?;
+    fs::create_dir(scratch.path().join("www"))?;
+    let mut section = Section {
+        id: "nginx".into(),
+        title: "Serving files, beside nginx".into(),
+        command: super::command_line(),
+        notes: program.note().into_iter().collect(),
+        cases: Vec::new(),
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    section.notes.push(format!(
+        "{wrk}, one thread, shares {processors} processors with the server it loads: throughput is that of both together. \
+         CPU, context switches and memory are the server's alone."
+    ));
+    section.notes.push(
+        "Memory: what the node maps of the page cache counts as its resident set; what nginx hands over by sendfile does not."
+            .into(),
+    );
+    if plans.iter().any(|plan| plan.cold) {
+        section.notes.push(
+            "Cold: before each round both files leave the page cache and the node starts anew, so it verifies the checksum of \
+             every block it reads; nginx has no checksums. Ranges do not repeat within a round until all were read."
+                .into(),
+        );
+    }
+    let bench = Bench { options, program, nginx, versions, scratch, node: RefCell::default() };
+    for plan in &plans {
+        match bench.case(plan, &mut section.notes) {
+            Ok(Some(case)) => section.cases.push(case),
+            // Ctrl-C: what came before is reported.
+            Ok(None) => break,
+            Err(_) if stop::asked() => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(section)
+}
+
+impl Nginx {
+    fn wants(&self, name: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|prefix| name.starts_with(prefix))
+    }
+}
+
+impl Bench<'_> {
+    fn case(&self, plan: &Plan, notes: &mut Vec<String>) -> anyhow::Result<Option<Case>> {
+        let root = self.scratch.path().join("www");
+        let name = format!("{}.bin", plan.load.size);
+        let file = root.join(&name);
+        self.ensure_node()?;
+        if !file.exists() {
+            node::noise_file(&file, plan.load.size, plan.load.size)?;
+            self.with_node(|node| node.put(&name, &file))?;
+        }
+        let nginx = server::start(&self.nginx, self.scratch.path(), &root, plan.reading)?;
+        let (same_work, heads) = self.same(plan, &nginx, &name, &file)?;
+
+        let (node_rounds, nginx_rounds) = (RefCell::new(1..), RefCell::new(1..));
+        let next = |seeds: &RefCell<std::ops::RangeFrom<u32>>| seeds.borrow_mut().next().unwrap_or(1);
+        let ours = || {
+            if plan.cold {
+                // A node that ran before has verified its blocks, and may still have some of them mapped.
+                self.node.take();
+                self.ensure_node()?;
+                self.evict(&file)?;
+            }
+            self.with_node(|node| {
+                let url = node.url(&node::object(&name));
+                let (outcome, used) = node.measure(|| self.load(plan, &url, next(&node_rounds)))?;
+                finish(plan, outcome, used, heads[0])
+            })
+        };
+        let theirs = || {
+            if plan.cold {
+                self.node.take();
+                self.evict(&file)?;
+            }
+            let url = format!("http://{}/{name}", nginx.address());
+            let (outcome, used) = nginx.measure(|| self.load(plan, &url, next(&nginx_rounds)))?;
+            finish(plan, outcome, used, heads[1])
+        };
+        let turns = Turns {
+            title: &plan.name,
+            ours: "reelring",
+            theirs: plan.reading.name(),
+            rounds: self.options.common.rounds(),
+        };
+        let pairs = rounds::alternate(turns, ours, theirs)?;
+        if plan.cold {
+            let most = pairs.ours.iter().chain(&pairs.theirs).map(|run| run.bytes).max().unwrap_or(0);
+            if most > plan.load.size {
+                notes.push(format!(
+                    "{}: the fastest round read the {} MiB {:.1} times, only the first of them cold: a faster disk needs a \
+                     larger set",
+                    plan.name,
+                    plan.load.size >> 20,
+                    most as f64 / plan.load.size as f64
+                ));
+            }
+        }
+        let [our_version, their_version] = self.versions.clone();
+        let ours = Side { name: "reelring".into(), version: our_version, runs: pairs.ours };
+        let theirs = Side { name: plan.reading.name().into(), version: their_version, runs: pairs.theirs };
+        Ok(Case::of(&plan.name, ours, theirs, same_work))
+    }
+
+    fn ensure_node(&self) -> anyhow::Result<()> {
+        let mut node = self.node.borrow_mut();
+        if node.is_none() {
+            *node = Some(Node::start(&self.program, self.scratch.path(), &self.scratch.path().join("data"))?);
+        }
+        Ok(())
+    }
+
+    fn with_node<T>(&self, work: impl FnOnce(&Node) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        work(self.node.borrow().as_ref().context("the node runs")?)
+    }
+
+    /// Whether both send the same bytes: the whole object, and some of the ranges that will be asked for. Gives the
+    /// lengths of both servers' heads too.
+    fn same(&self, plan: &Plan, nginx: &Peer, name: &str, file: &Path) -> anyhow::Result<(String, [u64; 2])> {
+        let whole = node::digest_file(file)?;
+        let mut heads = [0; 2];
+        let sides =
+            [(self.with_node(|node| Ok(node.addr()))?, node::object(name)), (nginx.address(), format!("/{name}"))];
+        let sample = plan.load.sample(1, SAMPLED);
+        let mut hashes: [Vec<String>; 2] = Default::default();
+        for (side, (addr, path)) in sides.iter().enumerate() {
+            let got = http::request(*addr, "GET", path, &[], None)?.expect(200)?.digest()?;
+            ensure!(got == whole, "http://{addr}{path} is not the file: {got:?} instead of {whole:?}");
+            for (first, last) in &sample {
+                let range = format!("bytes={first}-{last}");
+                let (headers, status) = match plan.load.range {
+                    Some(_) => (vec![("Range", range.as_str())], 206),
+                    None => (Vec::new(), 200),
+                };
+                let answer = http::request(*addr, "GET", path, &headers, None)?.expect(status)?;
+                heads[side] = answer.head_bytes;
+                let (length, hash) = answer.digest()?;
+                ensure!(length == plan.load.answer(), "http://{addr}{path}, {range}: {length} bytes");
+                hashes[side].push(hash);
+                if plan.load.range.is_none() {
+                    break;
+                }
+            }
+        }
+        ensure!(hashes[0] == hashes[1], "{}: the two servers send different ranges", plan.name);
+        let sampled = hashes[0].len();
+        let same = format!(
+            "SHA-256 of the object and of {sampled} answers equal; in every round no errors, and as many bytes as the answers \
+             should have; the same ranges by the same seeds"
+        );
+        Ok((same, heads))
+    }
+
+    fn evict(&self, file: &Path) -> anyhow::Result<()> {
+        let length = File::open(file)?.metadata()?.len();
+        let mut files = node::blobs(&self.scratch.path().join("data"), length)?;
+        files.push(file.to_path_buf());
+        cold::evict(&files)
+    }
+
+    fn load(&self, plan: &Plan, url: &str, seed: u32) -> anyhow::Result<Outcome> {
+        let script = self.scratch.path().join("load.lua");
+        fs::write(&script, plan.load.script(seed)).with_context(|| script.display().to_string())?;
+        let round = self.options.common.runtime().unwrap_or(limits::WRK_ROUND);
+        let mut command: Command = plan.load.command(Path::new(WRK.name), &script, url, round);
+        let ended = usage::run(&mut command)?;
+        Outcome::parse(&String::from_utf8_lossy(&ended.stdout))
+    }
+}
+
+fn finish(plan: &Plan, outcome: Outcome, used: usage::Usage, head_bytes: u64) -> anyhow::Result<Run> {
+    outcome.check(&plan.load, head_bytes)?;
+    let latency = outcome.latency_ns();
+    Ok(Run {
+        seconds: outcome.seconds(),
+        bytes: outcome.body_bytes(head_bytes),
+        operations: outcome.requests,
+        cpu_seconds: used.cpu_seconds,
+        context_switches: used.context_switches,
+        peak_rss_bytes: used.peak_rss_bytes,
+        cdf: Some(latency.iter().map(|&(quantile, ns)| (ns, quantile)).collect()),
+        clat_ns: Some(latency),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cases_have_names_of_their_own_and_fit_their_objects() {
+        for quick in [false, true] {
+            let plans = plans(quick);
+            let mut names: Vec<&str> = plans.iter().map(|plan| plan.name.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), plans.len());
+            assert!(plans.iter().all(|plan| plan.load.size.is_multiple_of(plan.load.answer())));
+            assert!(plans.iter().all(|plan| plan.load.connections <= limits::WRK_CONNECTIONS));
+        }
+    }
+}

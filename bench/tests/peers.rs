@@ -1,0 +1,204 @@
+//! `reelring-bench compare nginx|aria2|ffmpeg` as a user runs them, at tiny sizes, against the real programs.
+//!
+//! The node and its worker must lie beside reelring-bench: `cargo build -p reelring -p reelring-transcode`, or the whole
+//! workspace. Where a rival is not installed the test says that it is skipped.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_reelring-bench");
+
+/// A folder for everything a comparison writes; nobody else writes there.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Place {
+        let parent = env!("CARGO_TARGET_TMPDIR");
+        Place(tempfile::Builder::new().prefix("peers-").tempdir_in(parent).expect("a scratch folder"))
+    }
+
+    fn command(&self, which: &str, more: &[&str]) -> Command {
+        let node = Path::new(BENCH).with_file_name("reelring");
+        assert!(node.is_file(), "{} is missing: cargo build -p reelring -p reelring-transcode", node.display());
+        let mut command = Command::new(BENCH);
+        command.args(["compare", which, "--quick", "--rounds", "2", "--dir"]).arg(self.0.path()).args(more);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a comparison that must succeed, and gives its one section.
+    fn compare(&self, which: &str) -> Value {
+        let report = self.0.path().join("report.json");
+        let output = self.command(which, &["--json"]).arg(&report).output().expect("reelring-bench");
+        assert!(output.status.success(), "{}\n{}", output.status, both(&output));
+        let text = fs::read_to_string(&report).expect("the report");
+        fs::remove_file(&report).expect("the report");
+        self.nothing_is_left();
+        let mut report: Value = serde_json::from_str(&text).expect("JSON");
+        assert!(report["machine"]["cpus"].as_u64() > Some(0), "{text}");
+        assert_eq!(report["sections"].as_array().map(Vec::len), Some(1), "{text}");
+        let section = report["sections"][0].take();
+        assert_eq!(section["id"], which);
+        section
+    }
+
+    /// Neither files nor processes that work on them.
+    fn nothing_is_left(&self) {
+        let files: Vec<_> = fs::read_dir(self.0.path()).expect("the folder").flatten().map(|e| e.file_name()).collect();
+        assert!(files.is_empty(), "left behind: {files:?}");
+        // A descendant that was killed takes a moment until it is gone.
+        let start = Instant::now();
+        loop {
+            let alive = self.processes();
+            if alive.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(5), "still running: {alive:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The command lines that name the folder.
+    fn processes(&self) -> Vec<String> {
+        let folder = self.0.path().to_string_lossy().into_owned();
+        let lines = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            Some(String::from_utf8_lossy(&line).replace('\0', " "))
+        });
+        lines.filter(|line| line.contains(&folder)).collect()
+    }
+}
+
+fn both(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Whether a test cannot run here, which it then says.
+fn missing(test: &str, programs: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let unpacked = Path::new(BENCH).ancestors().nth(2).expect("target").join("tools/nginx/usr/sbin");
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), unpacked]).collect();
+    let absent = programs.iter().find(|program| !folders.iter().any(|folder| folder.join(program).is_file()));
+    if let Some(program) = absent {
+        eprintln!("SKIPPED {test}: {program} is not installed; run: make test");
+    }
+    absent.is_some()
+}
+
+/// Checks what every case must have, and gives it by name.
+fn case<'a>(section: &'a Value, name: &str) -> &'a Value {
+    let cases = section["cases"].as_array().expect("cases");
+    let case = cases.iter().find(|case| case["name"] == name).unwrap_or_else(|| panic!("no {name} in {section:#}"));
+    for side in ["ours", "theirs"] {
+        let runs = case[side]["runs"].as_array().expect("runs");
+        assert_eq!(runs.len(), 2, "{case:#}");
+        for run in runs {
+            for figure in ["seconds", "cpu_seconds"] {
+                assert!(run[figure].as_f64() > Some(0.0), "{figure} of {side}: {run}");
+            }
+            for count in ["context_switches", "peak_rss_bytes"] {
+                assert!(run[count].as_u64() > Some(0), "{count} of {side}: {run}");
+            }
+        }
+        assert!(case[side]["version"].as_str().is_some_and(|version| !version.is_empty()), "{case:#}");
+    }
+    assert!(case["speed"]["median"].as_f64() > Some(0.0), "{case:#}");
+    case
+}
+
+#[test]
+fn nginx_and_the_node_serve_the_same_bytes() {
+    if missing("nginx_and_the_node_serve_the_same_bytes", &["nginx", "wrk"]) {
+        return;
+    }
+    let section = Place::new().compare("nginx");
+    let names: BTreeSet<&str> =
+        section["cases"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
+    assert_eq!(names, BTreeSet::from(["cold-1m-c8", "hot-64k-c64"]));
+    for name in names {
+        let case = case(&section, name);
+        let same = case["same_work"].as_str().unwrap();
+        assert!(same.starts_with("SHA-256 of the object and of 16 answers equal"), "{same}");
+        for side in ["ours", "theirs"] {
+            for run in case[side]["runs"].as_array().unwrap() {
+                let (bytes, requests) = (run["bytes"].as_u64().unwrap(), run["operations"].as_u64().unwrap());
+                let answer = if name.contains("64k") { 64 << 10 } else { 1 << 20 };
+                assert!(bytes / answer <= requests + 64 && bytes / answer + 64 >= requests, "{run}");
+                assert!(run["clat_ns"].as_array().is_some_and(|quantiles| quantiles.len() > 2), "{run}");
+            }
+        }
+    }
+    let notes = section["notes"].to_string();
+    assert_eq!(notes.contains("DEBUG BUILD"), BENCH.contains("/debug/"), "{notes}");
+}
+
+#[test]
+fn aria2_and_the_node_fetch_the_same_file() {
+    if missing("aria2_and_the_node_fetch_the_same_file", &["nginx", "aria2c"]) {
+        return;
+    }
+    let section = Place::new().compare("aria2");
+    for (name, bytes) in [("near-x1-synced", 16 << 20), ("far-x16", 2 << 20)] {
+        let case = case(&section, name);
+        assert_eq!(case["same_work"], "SHA-256 of all 6 fetched files equal to the origin's");
+        assert_eq!(case["theirs"]["runs"][1]["bytes"], bytes);
+    }
+}
+
+#[test]
+fn ffmpeg_and_the_node_encode_the_same_frames() {
+    if missing("ffmpeg_and_the_node_encode_the_same_frames", &["ffmpeg", "ffprobe"]) {
+        return;
+    }
+    let section = Place::new().compare("ffmpeg");
+    let case = case(&section, "ladder-360p-144p");
+    let same = case["same_work"].as_str().unwrap();
+    for part in ["144p: 90 frames each", "360p: 90 frames each", "SSIM"] {
+        assert!(same.contains(part), "{same}");
+    }
+    assert_eq!(case["ours"]["runs"][0]["operations"], 90);
+    assert!(case["cpu"]["median"].as_f64() > Some(0.0), "{case:#}");
+}
+
+#[test]
+fn ctrl_c_leaves_no_process_and_no_file() {
+    if missing("ctrl_c_leaves_no_process_and_no_file", &["nginx", "wrk"]) {
+        return;
+    }
+    let place = Place::new();
+    let mut child = place.command("nginx", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("bench");
+    let start = Instant::now();
+    // In the middle: both servers run, and wrk loads one of them.
+    while !place.processes().iter().any(|line| line.starts_with("wrk ")) {
+        assert!(start.elapsed() < Duration::from_secs(60), "wrk never ran: {:?}", place.processes());
+        assert!(matches!(child.try_wait(), Ok(None)), "it ended before wrk ran");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).expect("the signal");
+    let status = child.wait().expect("its end");
+    assert_eq!(status.code(), Some(130), "{status}");
+    place.nothing_is_left();
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let place = Place::new();
+    for (which, program) in [("nginx", "wrk"), ("aria2", "aria2c"), ("ffmpeg", "ffmpeg")] {
+        let output = place.command(which, &[]).env("PATH", place.0.path()).output().expect("reelring-bench");
+        assert_eq!(output.status.code(), Some(1), "{}", both(&output));
+        let message = both(&output);
+        assert!(message.contains(&format!("{program} is not installed: apt install")), "{message}");
+    }
+    if !missing("what_is_missing_is_named", &["ffmpeg"]) {
+        let output = place.command("ffmpeg", &["--reelring", "/nowhere/reelring"]).output().expect("reelring-bench");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(both(&output).contains("/nowhere/reelring"), "{}", both(&output));
+    }
+    place.nothing_is_left();
+}
