@@ -33,6 +33,10 @@ impl Flags {
     }
 }
 
+fn taken(command: &Command, name: &clap::Id) -> bool {
+    command.get_arguments().any(|arg| arg.get_id() == name)
+}
+
 const HEADING: &str = "fio's options, for --name or all jobs";
 
 impl clap::Args for Flags {
@@ -46,13 +50,13 @@ impl clap::Args for Flags {
                 arg.num_args(1).allow_hyphen_values(true).value_name(spec.value)
             }
         });
-        // They are named here so that they get their own answer instead of clap's.
+        // They are named here so that they get their own answer instead of clap's, unless the command has such a flag.
         let unsupported = options::unsupported()
             .map(|name| Arg::new(name).long(name).num_args(0..=1).default_missing_value("").hide(true));
-        let args = known.chain(unsupported);
-        args.fold(command, |command, arg| {
-            command.arg(arg.action(ArgAction::Append).value_parser(clap::value_parser!(String)))
-        })
+        let unsupported: Vec<Arg> = unsupported.filter(|arg| !taken(&command, arg.get_id())).collect();
+        let args =
+            known.chain(unsupported).map(|arg| arg.action(ArgAction::Append).value_parser(clap::value_parser!(String)));
+        command.args(args.collect::<Vec<_>>())
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -65,7 +69,9 @@ impl clap::FromArgMatches for Flags {
         let names = OPTIONS.iter().map(|spec| spec.name).chain(options::unsupported());
         let mut entries: Vec<(usize, Entry)> = Vec::new();
         for name in names {
-            let values = matches.get_many::<String>(name).into_iter().flatten();
+            // A name that the command uses for itself is none of ours.
+            let Ok(values) = matches.try_get_many::<String>(name) else { continue };
+            let values = values.into_iter().flatten();
             let indices = matches.indices_of(name).into_iter().flatten();
             let entry = |value: &String| Entry { at: At::Flags, option: name.to_owned(), value: value.clone() };
             entries.extend(indices.zip(values.map(entry)));

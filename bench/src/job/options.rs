@@ -101,6 +101,7 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("zero_buffers", "buffers are filled once with random bytes"),
     ("buffer_compress_percentage", "buffers are filled once with random bytes"),
     ("create_on_open", "files are made before the job starts"),
+    ("unlink", "pass --unlink to reelring-bench run, or remove the file yourself"),
     ("startdelay", "use stonewall"),
     ("new_group", "a group begins at stonewall"),
     ("wait_for", "use stonewall"),

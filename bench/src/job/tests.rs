@@ -74,6 +74,23 @@ fn flags_are_the_same_options() {
 }
 
 #[test]
+fn a_command_may_have_flags_of_its_own() {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[arg(long)]
+        unlink: bool,
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        flags: Flags,
+    }
+    let line =
+        <Line as clap::Parser>::try_parse_from(["run", "--group_reporting", "a.fio", "--unlink", "--bs=8k"]).unwrap();
+    assert!(line.unlink);
+    assert_eq!(line.files, [Path::new("a.fio")], "a bare flag does not take the word after it");
+    assert!(!line.flags.is_empty());
+}
+
+#[test]
 fn options_have_fios_meaning() {
     assert_eq!(
         one("rw=randrw\nrwmixread=70").unwrap().rw,
@@ -186,6 +203,46 @@ fn option() -> impl Strategy<Value = String> {
         let name = if alias && !spec.alias.is_empty() { spec.alias } else { spec.name };
         if value.is_empty() { name.to_owned() } else { format!("{name}={value}") }
     })
+}
+
+/// Whether fio takes the text for a job file; `None` without fio.
+fn fio_accepts(text: &str) -> Option<Result<(), String>> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("job.fio"), text).unwrap();
+    ["d", "e", "a", "b"].iter().for_each(|name| std::fs::create_dir(folder.path().join(name)).unwrap());
+    let mut fio = std::process::Command::new("fio");
+    let output = fio.args(["--parse-only", "job.fio"]).current_dir(folder.path()).output().ok()?;
+    let said = || String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned();
+    Some(if output.status.success() { Ok(()) } else { Err(said()) })
+}
+
+#[test]
+fn fio_accepts_every_job_file_as_it_is() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs");
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        jobs(&text).unwrap();
+        assert!(!text.contains("=/") && !text.contains("directory"), "job files say nothing of where they run");
+        match fio_accepts(&text) {
+            Some(accepted) => accepted.unwrap(),
+            None => return eprintln!("skipped: fio is not installed (apt install fio)"),
+        }
+        files += 1;
+    }
+    assert!(files >= 12);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn fio_accepts_what_is_accepted_here(options in prop::collection::vec(option(), 1..4)) {
+        let text = format!("[job]\nsize=1g\n{}\n", options.join("\n"));
+        if jobs(&text).is_ok() && let Some(Err(said)) = fio_accepts(&text) {
+            panic!("{text}{said}");
+        }
+    }
 }
 
 proptest! {
