@@ -465,7 +465,8 @@ impl Replay {
                     }
                 }
                 Some(_) => {}
-                None => self.plan.restart(),
+                None if self.plan.restart() => {}
+                None => return None,
             }
         }
         None
