@@ -173,7 +173,7 @@ pub fn compare(args: &FioArgs) -> anyhow::Result<Section> {
     for file in &args.files {
         let scratch = args.common.scratch()?;
         let folder = scratch.path().canonicalize()?;
-        let source = Source::read(file, &folder, args.common.runtime())?;
+        let source = Source::read(file, &folder, args.common.length())?;
         lay_out(&source, &folder)?;
         for engine in &args.engine {
             for against in &args.against {
@@ -183,7 +183,7 @@ pub fn compare(args: &FioArgs) -> anyhow::Result<Section> {
                 one(args, *engine, *against, &source, &version, &folder, &mut section)?;
             }
         }
-        note_about(&source, &args.common, &mut section);
+        note_about(&source, &mut section);
     }
     section.notes.dedup();
     Ok(section)
@@ -265,14 +265,11 @@ fn note(notes: &mut Vec<String>, text: String) {
     }
 }
 
-fn note_about(source: &Source, common: &Common, section: &mut Section) {
+fn note_about(source: &Source, section: &mut Section) {
     let Section { notes, cases, .. } = section;
     let name = &source.name;
     if source.has_ramp() {
         note(notes, format!("{name}: CPU time and context switches count the ramp too, bytes and operations do not"));
-    }
-    if common.runtime().is_some() && !source.has_runtime() {
-        note(notes, format!("{name}: its work is bounded by size, --runtime and --quick do not shorten its rounds"));
     }
     let short = cases.iter().filter(|case| case.name.starts_with(&format!("{name}/")));
     let shortest = short.flat_map(|case| case.ours.runs.iter().chain(&case.theirs.runs)).map(|run| run.seconds);
@@ -289,6 +286,7 @@ fn note_about(source: &Source, common: &Common, section: &mut Section) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::script::Length;
 
     struct Place {
         folder: tempfile::TempDir,
@@ -310,7 +308,7 @@ mod tests {
         fn source(&self, lines: &str) -> Source {
             let file = self.folder.path().join("tiny.fio");
             std::fs::write(&file, lines).unwrap();
-            Source::read(&file, self.folder.path(), None).unwrap()
+            Source::read(&file, self.folder.path(), Length::Own).unwrap()
         }
 
         fn rival(&self, engine: &str, script: &Script) -> Rival {

@@ -57,7 +57,7 @@ pub struct Common {
     /// Measured rounds of each side; fewer than 8 give figures but no verdict.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::ROUNDS)))]
     rounds: Option<u32>,
-    /// Seconds of each round, where its work is bounded by time.
+    /// Seconds of each round. Without it a round lasts as its work does.
     #[arg(long, value_parser = seconds)]
     runtime: Option<Duration>,
     /// Where the measured files go; choose the volume to measure.
@@ -79,9 +79,18 @@ impl Common {
         self.rounds.unwrap_or(if self.quick { statistics::FEWEST_PAIRS as u32 } else { limits::DEFAULT_ROUNDS })
     }
 
-    /// What was asked for; `None` leaves it to the job.
+    /// What was asked for; `None` leaves it to the workload.
     pub fn runtime(&self) -> Option<Duration> {
         self.runtime.or(self.quick.then_some(limits::QUICK_ROUND))
+    }
+
+    /// The same for a job file.
+    fn length(&self) -> script::Length {
+        match (self.runtime, self.quick) {
+            (Some(runtime), _) => script::Length::Exactly(runtime),
+            (None, true) => script::Length::AtMost(limits::QUICK_ROUND),
+            (None, false) => script::Length::Own,
+        }
     }
 
     /// A folder for the measured files, removed when it is dropped.
@@ -132,6 +141,9 @@ pub fn main(what: &Compare, runtime: &tokio::runtime::Runtime) -> anyhow::Result
         for side in [&case.ours, &case.theirs] {
             machine.versions.insert(side.program().to_owned(), side.version.clone());
         }
+    }
+    if cfg!(debug_assertions) {
+        section.notes.push("a debug build of reelring-bench was measured: its figures mean nothing".to_owned());
     }
     if stop::asked() {
         section.notes.push("stopped by Ctrl-C: only what was complete is reported".to_owned());

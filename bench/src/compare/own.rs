@@ -32,7 +32,7 @@ pub struct OwnArgs {
 pub fn compare(args: &OwnArgs) -> anyhow::Result<Section> {
     let scratch = args.common.scratch()?;
     let folder = scratch.path().canonicalize()?;
-    let source = Source::read(&args.file, &folder, args.common.runtime())?;
+    let source = Source::read(&args.file, &folder, args.common.length())?;
     let slower: Vec<String> = args.handicap.iter().map(|share| format!("--handicap={share}%")).collect();
     let script = source.plain();
     let mut ours = Rival::ours(args.engine, &slower, &script, &folder)?;

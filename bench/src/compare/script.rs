@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 
 use super::fio_output::SameWork;
-use crate::job::{self, Distribution, Flags, Job, Pattern};
+use crate::job::{self, Flags, Job, Pattern};
 use crate::limits;
 
 /// One job file of the user, understood.
@@ -19,9 +19,40 @@ use crate::limits;
 pub struct Source {
     /// The file's stem.
     pub name: String,
-    jobs: Vec<Job>,
+    /// With the lines that give each its length.
+    jobs: Vec<(Job, Vec<String>)>,
     /// Lines that every section ends with; they win over what the user wrote.
     common: Vec<String>,
+}
+
+/// How long a round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// As the job says.
+    Own,
+    /// So long where the job has a time; its work, where it has a size only.
+    AtMost(Duration),
+    /// So long, whatever the job says.
+    Exactly(Duration),
+}
+
+impl Length {
+    /// Changes the job, and gives the lines that say so.
+    fn apply(self, job: &mut Job) -> Vec<String> {
+        let runtime = match self {
+            Length::AtMost(most) if job.runtime.is_some_and(|own| own > most) => most,
+            // Verification is of what was written, and that must end.
+            Length::Exactly(runtime) if job.verify.is_none() => {
+                job.time_based = true;
+                runtime
+            }
+            _ => return Vec::new(),
+        };
+        job.runtime = Some(runtime);
+        let mut lines = vec![format!("runtime={}ms", runtime.as_millis())];
+        lines.extend(job.time_based.then(|| "time_based=1".to_owned()));
+        lines
+    }
 }
 
 /// A job file for one side, as text.
@@ -29,11 +60,12 @@ pub struct Source {
 pub struct Script(pub String);
 
 impl Source {
-    /// `runtime` replaces that of jobs that have one. `scratch` is where the files go.
-    pub fn read(file: &Path, scratch: &Path, runtime: Option<Duration>) -> anyhow::Result<Source> {
+    /// `scratch` is where the files go.
+    pub fn read(file: &Path, scratch: &Path, length: Length) -> anyhow::Result<Source> {
         // The engine is chosen here for each side; what the file says is for whoever runs it without us.
-        let jobs = job::load(&[PathBuf::from(file)], &Flags::default(), Some(job::EngineKind::Raw))?;
-        for job in &jobs {
+        let mut jobs = job::load(&[PathBuf::from(file)], &Flags::default(), Some(job::EngineKind::Raw))?;
+        let mut lines = Vec::new();
+        for job in &mut jobs {
             for name in &job.files.names {
                 ensure!(
                     name.components().count() == 1 && !name.is_absolute(),
@@ -49,20 +81,15 @@ impl Source {
                 file.display(),
                 job.name
             );
+            lines.push(length.apply(job));
         }
         let name = file.file_stem().map_or_else(|| "job".to_owned(), |stem| stem.to_string_lossy().replace(' ', "-"));
-        let mut common = vec![format!("directory={}", scratch.display()), "group_reporting=1".to_owned()];
-        if let Some(runtime) = runtime {
-            ensure!(
-                jobs.iter().all(|job| job.runtime.is_some()) || jobs.iter().all(|job| job.runtime.is_none()),
-                "{}: some sections have a runtime and some do not: --runtime and --quick cannot say which to replace",
-                file.display()
-            );
-            if jobs[0].runtime.is_some() {
-                common.push(format!("runtime={}ms", runtime.as_millis()));
-            }
-        }
-        Ok(Source { name, jobs, common })
+        let common = vec![format!("directory={}", scratch.display()), "group_reporting=1".to_owned()];
+        Ok(Source { name, jobs: jobs.into_iter().zip(lines).collect(), common })
+    }
+
+    fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.iter().map(|(job, _)| job)
     }
 
     /// Every job as the user wrote it.
@@ -73,8 +100,8 @@ impl Source {
     /// Every job with some more lines.
     pub fn with(&self, lines: &[&str]) -> Script {
         let mut text = String::new();
-        for job in &self.jobs {
-            self.section(&mut text, job, lines.iter().map(|line| (*line).to_owned()));
+        for (job, length) in &self.jobs {
+            self.section(&mut text, job, length.iter().cloned().chain(lines.iter().map(|line| (*line).to_owned())));
         }
         Script(text)
     }
@@ -90,8 +117,8 @@ impl Source {
     /// For a blocking engine: clones instead of depth. Fails with why that would not be the same work.
     pub fn blocking(&self, lines: &[&str]) -> anyhow::Result<Script> {
         let mut text = String::new();
-        for job in &self.jobs {
-            let lines = lines.iter().map(|line| (*line).to_owned());
+        for (job, length) in &self.jobs {
+            let lines = length.iter().cloned().chain(lines.iter().map(|line| (*line).to_owned()));
             if job.iodepth <= 1 {
                 self.section(&mut text, job, lines);
                 continue;
@@ -119,10 +146,10 @@ impl Source {
     pub fn same_work(&self, parted: bool) -> SameWork {
         let sizes =
             |job: &Job| job.read_blocks.min == job.read_blocks.max && job.write_blocks.min == job.write_blocks.max;
-        let one_size = self.jobs.iter().all(sizes);
-        let mixed = self.jobs.iter().any(|job| job.rw.reads && job.rw.writes);
+        let one_size = self.jobs().all(sizes);
+        let mixed = self.jobs().any(|job| job.rw.reads && job.rw.writes);
         SameWork {
-            bounded: self.jobs.iter().all(|job| job.runtime.is_none()),
+            bounded: self.jobs().all(|job| job.runtime.is_none()),
             one_size,
             same_draw: !parted || (one_size && !mixed),
         }
@@ -130,19 +157,11 @@ impl Source {
 
     /// Whether a blocking engine needs clones for it.
     pub fn is_deep(&self) -> bool {
-        self.jobs.iter().any(|job| job.iodepth > 1)
+        self.jobs().any(|job| job.iodepth > 1)
     }
 
     pub fn has_ramp(&self) -> bool {
-        self.jobs.iter().any(|job| !job.ramp_time.is_zero())
-    }
-
-    pub fn has_runtime(&self) -> bool {
-        self.jobs.iter().any(|job| job.runtime.is_some())
-    }
-
-    pub fn syncs(&self) -> bool {
-        self.jobs.iter().any(|job| job.end_fsync || job.fsync > 0 || job.fdatasync > 0)
+        self.jobs().any(|job| !job.ramp_time.is_zero())
     }
 }
 
@@ -172,10 +191,6 @@ fn part_of(job: &Job) -> anyhow::Result<Vec<String>> {
         "[{name}] has {bytes} bytes, which is not {iodepth} equal parts of whole blocks of {block}"
     );
     if random {
-        ensure!(
-            job.distribution == Distribution::Uniform || job.norandommap || job.io_size.is_none(),
-            "[{name}] has an uneven distribution with a map of what it touched, which parts do not share"
-        );
         return Ok(vec![format!("io_size={}", bytes / depth)]);
     }
     ensure!(
@@ -197,17 +212,17 @@ impl Script {
 mod tests {
     use super::*;
 
-    fn source(text: &str, runtime: Option<f64>) -> anyhow::Result<Source> {
+    fn source(text: &str, length: Length) -> anyhow::Result<Source> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("my job.fio");
         std::fs::write(&file, text).unwrap();
-        Source::read(&file, Path::new("/scratch"), runtime.map(Duration::from_secs_f64))
+        Source::read(&file, Path::new("/scratch"), length)
     }
 
     #[test]
     fn a_section_keeps_its_lines_and_ends_with_ours() {
         let text = "[global]\nbs=8k\ndirectory=/elsewhere\n[a]\nrw=read\nsize=1m\n[b]\nstonewall\nrw=write\nsize=2m\n";
-        let source = source(text, None).unwrap();
+        let source = source(text, Length::Own).unwrap();
         assert_eq!(source.name, "my-job");
         let ours = "directory=/scratch\ngroup_reporting=1\nx=1\n";
         let wanted = format!(
@@ -217,17 +232,26 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_round_is_replaced_only_where_there_is_one() {
-        let timed = "[a]\nrw=randread\nsize=1m\nruntime=60\ntime_based\n";
-        assert!(source(timed, Some(0.5)).unwrap().plain().0.contains("\nruntime=500ms\n"));
-        assert!(!source("[a]\nrw=randread\nsize=1m\n", Some(0.5)).unwrap().plain().0.contains("runtime"));
-        let error = source(&format!("{timed}[b]\nsize=1m\nrw=read\n"), Some(0.5)).unwrap_err().to_string();
-        assert!(error.contains("some sections have a runtime"), "{error}");
+    fn a_round_is_as_long_as_was_asked() {
+        let half = Duration::from_millis(500);
+        let (timed, sized) = ("[a]\nrw=randread\nsize=1m\nruntime=60\ntime_based\n", "[a]\nrw=read\nsize=1m\n");
+        let of = |text: &str, length| {
+            let source = source(text, length).unwrap();
+            (source.plain().0, source.same_work(false).bounded)
+        };
+        let (text, bounded) = of(timed, Length::AtMost(half));
+        assert!(text.contains("\nruntime=500ms\ntime_based=1\n") && !bounded, "{text}");
+        let (text, bounded) = of(sized, Length::AtMost(half));
+        assert!(!text.contains("runtime") && bounded, "{text}");
+        let (text, bounded) = of(sized, Length::Exactly(half));
+        assert!(text.contains("\nruntime=500ms\ntime_based=1\n") && !bounded, "{text}");
+        let (text, bounded) = of("[a]\nrw=write\nsize=1m\nverify=crc32c\n", Length::Exactly(half));
+        assert!(!text.contains("runtime") && bounded, "{text}");
     }
 
     #[test]
     fn parts_cover_a_sequential_job_and_share_a_random_one() {
-        let lines = |text: &str| source(text, None).unwrap().blocking(&[]).unwrap().0;
+        let lines = |text: &str| source(text, Length::Own).unwrap().blocking(&[]).unwrap().0;
         let sequential = lines("[a]\nrw=write\nbs=64k\nsize=1m\niodepth=4\n");
         for line in ["numjobs=4", "iodepth=1", "size=262144", "offset_increment=262144", "filename=a.0.0"] {
             assert!(sequential.contains(&format!("\n{line}\n")), "{line} in {sequential}");
@@ -252,7 +276,7 @@ mod tests {
             ("rw=randwrite\nverify=crc32c", "verifies random writes"),
         ] {
             let text = format!("[a]\nrw=read\nbs=4k\nsize=1m\niodepth=4\n{line}\n");
-            let error = source(&text, None).unwrap().blocking(&[]).unwrap_err().to_string();
+            let error = source(&text, Length::Own).unwrap().blocking(&[]).unwrap_err().to_string();
             assert!(error.starts_with("[a] ") && error.contains(why), "{line}: {error}");
         }
     }
@@ -260,9 +284,10 @@ mod tests {
     #[test]
     fn a_job_on_somebody_elses_file_is_refused() {
         for name in ["/dev/sda", "../x"] {
-            let error = source(&format!("[a]\nrw=write\nsize=1m\nfilename={name}\n"), None).unwrap_err().to_string();
+            let error =
+                source(&format!("[a]\nrw=write\nsize=1m\nfilename={name}\n"), Length::Own).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("write a plain name"), "{error}");
         }
-        assert!(source("[a]\nrw=read\n", None).is_err());
+        assert!(source("[a]\nrw=read\n", Length::Own).is_err());
     }
 }
