@@ -150,36 +150,42 @@ impl Work {
     async fn measure<E: Engine>(&mut self, engine: &E, pause: &Pause) {
         let job = Arc::clone(&self.lane.job);
         let mut plan = self.lane.plan();
-        let planned = || match plan.next() {
-            None if job.time_based => {
-                plan.restart();
-                plan.next()
+        let verifies = job.verify.is_some() && job.rw.writes;
+        // What was written is read back by a second plan that goes the same way: no list of blocks is kept.
+        let mut again = verifies.then(|| self.lane.plan());
+        loop {
+            self.writes = 0;
+            let since = Instant::now();
+            self.pump(engine, pause, || plan.next()).await;
+            if plan.ends_with_sync() && self.failure.is_none() {
+                let mut files = 0..self.lane.paths.len() as u16;
+                let deadline = self.deadline.take();
+                self.pump(engine, pause, || Some(Op::Sync { file: files.next()?, data_only: false })).await;
+                self.deadline = deadline;
             }
-            op => op,
-        };
-        self.pump(engine, pause, planned).await;
-        if job.end_fsync && job.rw.writes && self.failure.is_none() {
-            let mut files = 0..self.lane.paths.len() as u16;
+            // A ramp that ended meanwhile began the count anew.
+            let elapsed = since.max(self.started).elapsed();
+            if job.rw.reads {
+                self.stats.read.runtime += elapsed;
+            }
+            if job.rw.writes {
+                self.stats.write.runtime += elapsed;
+            }
+            let Some(again) = again.as_mut().filter(|_| !self.ended()) else { return };
+            // Not limited in time: what was written is verified.
             let deadline = self.deadline.take();
-            self.pump(engine, pause, || Some(Op::Sync { file: files.next()?, data_only: false })).await;
-            self.deadline = deadline;
-        }
-        let elapsed = self.started.elapsed();
-        if job.rw.reads {
-            self.stats.read.runtime = elapsed;
-        }
-        if job.rw.writes {
-            self.stats.write.runtime = elapsed;
-        }
-        if job.verify.is_some() && job.rw.writes && !self.ended() {
-            // What was written, once more, by a plan that begins as the first did: no list of blocks is kept. The time is
-            // not limited: what was written is verified.
-            self.deadline = None;
             self.replaying = true;
-            let mut replay = Replay::new(self.lane.plan(), self.writes, &self.lane);
+            let mut replay = Replay::new(again, self.writes, &self.lane);
             let since = Instant::now();
             self.pump(engine, pause, || replay.next()).await;
             self.stats.read.runtime += since.elapsed();
+            self.replaying = false;
+            self.deadline = deadline;
+            while again.next().is_some() {}
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if self.ended() || late || !plan.restart() || !again.restart() {
+                return;
+            }
         }
     }
 
@@ -443,30 +449,28 @@ impl<F: Future<Output = Done>> Future for Flight<F> {
 }
 
 /// The reads that verify a lane's writes: those of its plan, as many as were made, each block once.
-struct Replay {
-    plan: Plan,
+struct Replay<'a> {
+    plan: &'a mut Plan,
     left: u64,
     seen: Seen,
 }
 
-impl Replay {
-    fn new(plan: Plan, writes: u64, lane: &Lane) -> Replay {
+impl<'a> Replay<'a> {
+    fn new(plan: &'a mut Plan, writes: u64, lane: &Lane) -> Replay<'a> {
         let blocks = lane.job.write_blocks;
         Replay { plan, left: writes, seen: Seen::new(&lane.sizes, lane.job.offset, blocks.min) }
     }
 
     fn next(&mut self) -> Option<Op> {
         while self.left > 0 {
-            match self.plan.next() {
-                Some(Op::Write { file, offset, len }) => {
+            match self.plan.next()? {
+                Op::Write { file, offset, len } => {
                     self.left -= 1;
                     if self.seen.first_time(file, offset) {
                         return Some(Op::Read { file, offset, len });
                     }
                 }
-                Some(_) => {}
-                None if self.plan.restart() => {}
-                None => return None,
+                Op::Read { .. } | Op::Sync { .. } => {}
             }
         }
         None
@@ -482,7 +486,7 @@ struct Seen {
 
 impl Seen {
     fn new(sizes: &[u64], from: u64, block: u64) -> Seen {
-        let words = |size: &u64| vec![0; (size / block / 64 + 1) as usize];
+        let words = |size: &u64| vec![0; (size.saturating_sub(from) / block / 64 + 1) as usize];
         Seen { files: sizes.iter().map(words).collect(), from, block }
     }
 

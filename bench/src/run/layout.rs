@@ -20,12 +20,20 @@ use crate::limits::LAYOUT_BYTES;
 
 /// What the set-up found or made.
 pub struct LaidOut {
-    /// Bytes the job may use of the file, from its `offset=` on.
+    /// Bytes of the file.
     pub size: u64,
     pub created: bool,
 }
 
-pub fn lay_out(job: &Job, path: &Path, stop: &AtomicBool) -> Result<LaidOut, Failure> {
+/// Bytes a job asks of its file `number`, after its `offset=`; 0: whatever is there. What does not divide among the files
+/// goes to the first of them, block by block.
+pub fn asked(job: &Job, number: usize) -> u64 {
+    let (count, block) = (job.files.count() as u64, job.read_blocks.min.min(job.write_blocks.min).max(1));
+    let share = job.size / count;
+    share + if (number as u64) < (job.size - share * count) / block { block } else { 0 }
+}
+
+pub fn lay_out(job: &Job, path: &Path, size: u64, stop: &AtomicBool) -> Result<LaidOut, Failure> {
     let failed = |verb: &str, error: &io::Error| {
         Failure::from_io(&format!("job {}: could not {verb} {}", job.name, path.display()), error)
     };
@@ -34,7 +42,6 @@ pub fn lay_out(job: &Job, path: &Path, stop: &AtomicBool) -> Result<LaidOut, Fai
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed("look at", &error)),
     };
-    let size = job.file_size();
     if let Some(found) = &found {
         if found.is_dir() {
             return Err(failed("use", &io::Error::from_raw_os_error(libc::EISDIR)));
@@ -46,10 +53,10 @@ pub fn lay_out(job: &Job, path: &Path, stop: &AtomicBool) -> Result<LaidOut, Fai
         };
         let usable = length.saturating_sub(job.offset);
         if size == 0 && usable > 0 {
-            return Ok(LaidOut { size: usable, created: false });
+            return Ok(LaidOut { size: length, created: false });
         }
         if size > 0 && usable >= size {
-            return Ok(LaidOut { size, created: false });
+            return Ok(LaidOut { size: length, created: false });
         }
         if !found.is_file() {
             let problem = format!("it has {length} bytes, the job needs {}", job.offset + size);
@@ -64,7 +71,7 @@ pub fn lay_out(job: &Job, path: &Path, stop: &AtomicBool) -> Result<LaidOut, Fai
     let length = job.offset + size;
     let made = if job.rw.reads || job.overwrite { fill(path, length, job, stop) } else { reserve(path, length, job) };
     made.map_err(|error| failed(&format!("lay out {length} bytes in"), &error))?;
-    Ok(LaidOut { size, created: found.is_none() })
+    Ok(LaidOut { size: length, created: found.is_none() })
 }
 
 fn create(path: &Path) -> io::Result<File> {

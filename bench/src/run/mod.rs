@@ -172,6 +172,15 @@ impl Clone {
         Access { write: self.job.rw.writes, direct: self.job.direct }
     }
 
+    /// Bytes it goes over once.
+    fn bytes(&self) -> u64 {
+        if self.job.size > 0 {
+            self.job.size
+        } else {
+            self.sizes.iter().map(|size| size.saturating_sub(self.job.offset)).sum()
+        }
+    }
+
     /// The names of its objects at a node.
     fn keys(&self) -> Vec<String> {
         let key = |path: &PathBuf| format!("bench/{}", path.file_name().unwrap_or_default().to_string_lossy());
@@ -216,7 +225,8 @@ impl Runner {
                         .map_err(|failure| failure.message)?
                 } else {
                     let path = &clone.paths[file];
-                    let laid = layout::lay_out(&clone.job, path, &self.stop).map_err(|failure| failure.message)?;
+                    let laid = layout::lay_out(&clone.job, path, layout::asked(&clone.job, file), &self.stop)
+                        .map_err(|failure| failure.message)?;
                     if laid.created {
                         self.created.insert(path.clone());
                     }
@@ -244,7 +254,7 @@ impl Runner {
         let mut handles = Vec::new();
         for (index, clone) in clones.iter().enumerate() {
             let lane = self.lane(clone);
-            let (live, job, size) = (Arc::clone(&lane.live), Arc::clone(&clone.job), clone.sizes.iter().sum());
+            let (live, job, size) = (Arc::clone(&lane.live), Arc::clone(&clone.job), clone.bytes());
             watched.push(Watched { live, job, size });
             let send = send.clone();
             if clone.has_own_thread() {
@@ -364,10 +374,11 @@ async fn lay_out_object(clone: &Clone, file: usize, authority: &str) -> Result<u
     let failed = |error: std::io::Error| {
         Failure::from_io(&format!("job {}: object {} at {authority}", job.name, keys[file]), &error)
     };
-    let size = job.file_size();
-    let usable = http.length(file).await.map_err(failed)?.unwrap_or(0).saturating_sub(job.offset);
+    let size = layout::asked(job, file);
+    let length = http.length(file).await.map_err(failed)?.unwrap_or(0);
+    let usable = length.saturating_sub(job.offset);
     if usable > 0 && usable >= size {
-        return Ok(if size == 0 { usable } else { size });
+        return Ok(length);
     }
     if size == 0 {
         return Err(failed(std::io::Error::other("it is absent or empty, and no size= says how long to make it")));
@@ -377,7 +388,7 @@ async fn lay_out_object(clone: &Clone, file: usize, authority: &str) -> Result<u
         verify::noise(&mut bytes, job.randseed);
         http.put(file, Bytes::from(bytes)).await.map_err(failed)?;
     }
-    Ok(size)
+    Ok(job.offset + size)
 }
 
 type Samples = Vec<[(Moments, Moments); 2]>;
