@@ -7,7 +7,7 @@ help:
 	@echo 'make demo        build, fetch a clip, transcode it to two renditions, check it, play it   (URL=… for your own)'
 	@echo 'make test        format, lints, documentation, build, and all tests'
 	@echo 'make test-large  the 4 GiB upload and download (needs 9 GiB of disk)'
-	@echo 'make bench       the storage engine on this disk, beside fio'
+	@echo 'make bench       Reelring beside fio, nginx, aria2 and ffmpeg on this machine; writes docs/benchmarks.md'
 	@echo 'make setup       only install the system packages that building and the demo need'
 
 setup:
@@ -32,4 +32,5 @@ test-large:
 
 bench:
 	@bash tests/demo/setup.sh bench
-	cargo run --locked --release -p reelring-bench
+	cargo build --locked --release -p reelring -p reelring-transcode -p reelring-plugin -p reelring-bench
+	$${CARGO_TARGET_DIR:-target}/release/reelring-bench report $(ARGS)

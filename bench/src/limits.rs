@@ -101,3 +101,15 @@ pub const HTTP_ERROR_BYTES: usize = 4096;
 /// How long a node may take until it listens, and to go when asked.
 pub const NODE_START: Duration = Duration::from_secs(30);
 pub const NODE_STOP: Duration = Duration::from_secs(15);
+/// Points of a latency distribution in the data beside docs/benchmarks.md, which is kept under version control.
+pub const PAGE_CDF_POINTS: usize = 50;
+/// Characters of the reason why a part of the standard set is missing.
+pub const REASON_CHARS: usize = 400;
+/// How far a step of the standard set may run over its plan before it is ended.
+pub const STEP_OVERRUN: f64 = 2.5;
+/// What every step may take at least.
+pub const STEP_LEAST: Duration = Duration::from_secs(10);
+/// How long a step that was asked to end may take: to end its round and its peers, and to write what it has.
+pub const STEP_GRACE: Duration = Duration::from_secs(15);
+/// Processes that measure the store one after the other.
+pub const STORE_ROUNDS: u32 = 3;

@@ -17,7 +17,6 @@ pub mod words;
 use serde::{Deserialize, Serialize};
 
 pub use forest::What;
-#[allow(unused_imports)] // until `report` sweeps
 pub use lines::{Axis, Measure, Series, Spot, Sweep};
 
 use crate::compare::result::{Report, Section};
@@ -63,6 +62,11 @@ pub struct Picture {
 /// The page of one comparison, for `compare … --html FILE`.
 pub fn html(report: &Report) -> String {
     html::page(&Findings { report: report.clone(), sweeps: Vec::new(), tables: Vec::new(), missing: Vec::new() })
+}
+
+/// With at most `points` points in each latency distribution.
+pub fn thinned(findings: &Findings, points: usize) -> Findings {
+    html::thinned(findings, points)
 }
 
 /// The page of everything `report` measured.
