@@ -186,27 +186,19 @@ impl fmt::Display for Job {
     }
 }
 
-/// One clone of a job.
-#[derive(Debug, Clone, Copy)]
-pub struct Member<'a> {
-    pub job: &'a Job,
-    /// Among the job's clones, from 0; it is part of its file's name.
-    pub clone: u32,
-    /// Among all clones of all jobs, from 1; its randomness depends on it.
-    pub thread_number: u32,
-}
-
-/// The clones of all jobs in fio's order: of each job the first clone, then the last, and down to the second.
-pub fn members(jobs: &[Job]) -> impl Iterator<Item = Member<'_>> {
-    let clones =
-        jobs.iter().flat_map(|job| std::iter::once(0).chain((1..job.numjobs).rev()).map(move |clone| (job, clone)));
-    clones.zip(1..).map(|((job, clone), thread_number)| Member { job, clone, thread_number })
-}
-
 impl Job {
-    /// Bytes of each of its files, 0 for whatever is there.
-    pub fn file_size(&self) -> u64 {
-        self.size / self.files.count() as u64
+    /// Bytes of its file `number`, behind `offset`; 0: whatever is there. What does not divide goes to the first files,
+    /// block by block.
+    pub fn file_size(&self, number: usize) -> u64 {
+        let (files, block) = (self.files.count() as u64, self.read_blocks.min.min(self.write_blocks.min).max(1));
+        let share = self.size / files;
+        let larger = (self.size - share * files) / block;
+        share + if (number as u64) < larger { block } else { 0 }
+    }
+
+    /// Its clones in the order in which fio numbers them: the first, then the last, and down to the second.
+    pub fn clones(&self) -> impl Iterator<Item = u32> + use<> {
+        std::iter::once(0).chain((1..self.numjobs).rev())
     }
 }
 

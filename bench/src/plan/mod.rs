@@ -97,9 +97,9 @@ struct File {
 }
 
 impl Plan {
-    /// `clone` counts the clones of the job from 0, `thread_number` those of all jobs from 1, as fio does. `file_sizes`
-    /// are those of the clone's files; a file that is shorter than the job's `size` asks for counts as laid out.
-    pub fn new(job: &Job, _clone: u32, thread_number: u32, file_sizes: &[u64]) -> Plan {
+    /// `thread_number` counts the clones of all jobs from 1 in the order of [`Job::clones`]. `file_sizes` are those of the
+    /// clone's files; a file that is shorter than the job's `size` asks for counts as laid out.
+    pub fn new(job: &Job, thread_number: u32, file_sizes: &[u64]) -> Plan {
         let smallest = job.read_blocks.min.min(job.write_blocks.min).max(1);
         let seed = |purpose| seed(job.randseed, thread_number, purpose);
         let seeds = Seeds {
@@ -109,12 +109,8 @@ impl Plan {
             mix: seed(Purpose::Mix),
             offsets: seed(Purpose::Offsets),
         };
-        let count = file_sizes.len().max(1) as u64;
-        let share = job.size / count;
-        // What does not divide goes to the first files, block by block.
-        let larger = (job.size - share * count) / smallest;
         let file = |(number, &on_disk): (usize, &u64)| {
-            let asked = share + if (number as u64) < larger { smallest } else { 0 };
+            let asked = job.file_size(number);
             let span = if asked > 0 { asked } else { on_disk.saturating_sub(job.offset) };
             let size = on_disk.max(job.offset + span);
             let blocks = span / smallest;

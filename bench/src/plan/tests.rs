@@ -70,10 +70,10 @@ fn line(op: Op, files: &[PathBuf]) -> Line {
 /// `time_based` only the first `most` operations.
 fn planned(jobs: &[Job], most: usize) -> HashMap<String, Vec<Line>> {
     let mut lines: HashMap<String, Vec<Line>> = HashMap::new();
-    for member in job::members(jobs) {
-        let job = member.job;
-        let files = job.files.of_clone(&job.name, member.clone);
-        let mut plan = Plan::new(job, member.clone, member.thread_number, &vec![0; files.len()]);
+    let clones = jobs.iter().flat_map(|job| job.clones().map(move |clone| (job, clone)));
+    for ((job, clone), thread_number) in clones.zip(1..) {
+        let files = job.files.of_clone(&job.name, clone);
+        let mut plan = Plan::new(job, thread_number, &vec![0; files.len()]);
         let mut done = Vec::new();
         while let Some(op) = plan.next() {
             done.push(line(op, &files));
@@ -226,6 +226,7 @@ fn pattern() -> impl Strategy<Value = (Job, Vec<u64>)> {
                 size: count * blocks.min * files as u64,
                 offset: offset * 512,
                 randseed: seed.into(),
+                files: job::Files { own: files as u32, ..Job::default().files },
                 ..Job::default()
             };
             (job, vec![0; files])
@@ -236,7 +237,7 @@ fn pattern() -> impl Strategy<Value = (Job, Vec<u64>)> {
 proptest! {
     #[test]
     fn one_pass_touches_every_block_once((job, files) in pattern()) {
-        let mut plan = Plan::new(&job, 0, 1, &files);
+        let mut plan = Plan::new(&job, 1, &files);
         let share = job.size / files.len() as u64;
         let mut touched: HashMap<(u16, bool, u64), u32> = HashMap::new();
         let mut bytes = 0;
@@ -267,7 +268,7 @@ proptest! {
     fn time_based_never_ends((job, files) in pattern(), zipf in any::<bool>()) {
         let distribution = if zipf { Distribution::Zipf(1.2) } else { Distribution::Uniform };
         let job = Job { time_based: true, distribution, ..job };
-        let mut plan = Plan::new(&job, 0, 1, &files);
+        let mut plan = Plan::new(&job, 1, &files);
         for _ in 0..2000 {
             prop_assert!(plan.next().is_some());
         }
@@ -276,7 +277,7 @@ proptest! {
     #[test]
     fn a_job_that_verifies_stops_at_every_pass((job, files) in pattern()) {
         let job = Job { verify: Some(job::Verify::Crc32c), time_based: true, ..job };
-        let mut plan = Plan::new(&job, 0, 1, &files);
+        let mut plan = Plan::new(&job, 1, &files);
         for _ in 0..3 {
             let mut operations = 0;
             while plan.next().is_some() {
@@ -291,7 +292,8 @@ proptest! {
 #[test]
 fn nothing_to_do_is_an_end() {
     for (size, files) in [(0, vec![]), (0, vec![0]), (0, vec![100, 4095]), (1, vec![0])] {
-        let job = Job { size, time_based: true, ..Job::default() };
-        assert_eq!(Plan::new(&job, 0, 1, &files).next(), None);
+        let own = files.len().max(1) as u32;
+        let job = Job { size, time_based: true, files: job::Files { own, ..Job::default().files }, ..Job::default() };
+        assert_eq!(Plan::new(&job, 1, &files).next(), None);
     }
 }

@@ -37,24 +37,24 @@ pub fn check(job: &Job, engine: EngineKind) -> Result<(), String> {
         }
         EngineKind::Http if job.rw.writes => {
             let whole = job.rw.pattern == Pattern::Sequential
-                && job.write_blocks.min == job.file_size()
-                && job.write_blocks.max == job.file_size()
+                && job.write_blocks.min == job.file_size(0)
+                && job.write_blocks.max == job.file_size(0)
                 && job.offset == 0;
             if job.rw.reads || !whole {
                 return refuse(format!(
                     "HTTP stores whole objects, it cannot write inside one: give rw=write and bs equal to the size of each file ({} \
                      bytes here, bs is {})",
-                    job.file_size(),
+                    job.file_size(0),
                     job.write_blocks.max
                 ));
             }
         }
         EngineKind::Http => {}
     }
-    if engine == EngineKind::Http && job.file_size() > HTTP_OBJECT_BYTES {
+    if engine == EngineKind::Http && job.file_size(0) > HTTP_OBJECT_BYTES {
         return refuse(format!(
             "an object of {} bytes is more than the {HTTP_OBJECT_BYTES} this program sends",
-            job.file_size()
+            job.file_size(0)
         ));
     }
     if job.verify.is_some() {

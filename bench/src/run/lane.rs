@@ -142,7 +142,7 @@ impl Lane {
     }
 
     fn plan(&self) -> Plan {
-        Plan::new(&self.job, self.clone, self.number, &self.sizes)
+        Plan::new(&self.job, self.number, &self.sizes)
     }
 }
 
@@ -160,7 +160,10 @@ impl Work {
             if plan.ends_with_sync() && self.failure.is_none() {
                 let mut files = 0..self.lane.paths.len() as u16;
                 let deadline = self.deadline.take();
+                // As in fio, it takes its time but is not counted among the syncs.
+                let syncs = std::mem::take(&mut self.stats.sync);
                 self.pump(engine, pause, || Some(Op::Sync { file: files.next()?, data_only: false })).await;
+                self.stats.sync = syncs;
                 self.deadline = deadline;
             }
             // A ramp that ended meanwhile began the count anew.

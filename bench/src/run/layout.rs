@@ -25,14 +25,6 @@ pub struct LaidOut {
     pub created: bool,
 }
 
-/// Bytes a job asks of its file `number`, after its `offset=`; 0: whatever is there. What does not divide among the files
-/// goes to the first of them, block by block.
-pub fn asked(job: &Job, number: usize) -> u64 {
-    let (count, block) = (job.files.count() as u64, job.read_blocks.min.min(job.write_blocks.min).max(1));
-    let share = job.size / count;
-    share + if (number as u64) < (job.size - share * count) / block { block } else { 0 }
-}
-
 pub fn lay_out(job: &Job, path: &Path, size: u64, stop: &AtomicBool) -> Result<LaidOut, Failure> {
     let failed = |verb: &str, error: &io::Error| {
         Failure::from_io(&format!("job {}: could not {verb} {}", job.name, path.display()), error)

@@ -138,7 +138,7 @@ fn expand(jobs: Vec<Job>, chosen: Option<EngineKind>) -> Result<Vec<Clone>, Stri
             group += 1;
         }
         let job = Arc::new(job);
-        for clone in 0..job.numjobs {
+        for clone in job.clones() {
             let paths = job.files.of_clone(&job.name, clone);
             let number = clones.len() as u32 + 1;
             clones.push(Clone { job: Arc::clone(&job), engine, group, clone, number, paths, sizes: Vec::new() });
@@ -225,7 +225,7 @@ impl Runner {
                         .map_err(|failure| failure.message)?
                 } else {
                     let path = &clone.paths[file];
-                    let laid = layout::lay_out(&clone.job, path, layout::asked(&clone.job, file), &self.stop)
+                    let laid = layout::lay_out(&clone.job, path, clone.job.file_size(file), &self.stop)
                         .map_err(|failure| failure.message)?;
                     if laid.created {
                         self.created.insert(path.clone());
@@ -374,7 +374,7 @@ async fn lay_out_object(clone: &Clone, file: usize, authority: &str) -> Result<u
     let failed = |error: std::io::Error| {
         Failure::from_io(&format!("job {}: object {} at {authority}", job.name, keys[file]), &error)
     };
-    let size = layout::asked(job, file);
+    let size = job.file_size(file);
     let length = http.length(file).await.map_err(failed)?.unwrap_or(0);
     let usable = length.saturating_sub(job.offset);
     if usable > 0 && usable >= size {
