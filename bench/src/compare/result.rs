@@ -59,7 +59,7 @@ pub struct Run {
     pub cpu_seconds: f64,
     pub context_switches: u64,
     pub peak_rss_bytes: u64,
-    /// Quantile (0.99) and the latency there.
+    /// Quantile (0.99) and the latency there, from submission to answer.
     #[serde(default)]
     pub clat_ns: Option<Vec<(f64, u64)>>,
     /// Latency and the share of operations that took no longer.

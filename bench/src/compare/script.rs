@@ -84,7 +84,11 @@ impl Source {
             lines.push(length.apply(job));
         }
         let name = file.file_stem().map_or_else(|| "job".to_owned(), |stem| stem.to_string_lossy().replace(' ', "-"));
-        let common = vec![format!("directory={}", scratch.display()), "group_reporting=1".to_owned()];
+        let common = vec![
+            format!("directory={}", scratch.display()),
+            "group_reporting=1".to_owned(),
+            "lat_percentiles=1".to_owned(),
+        ];
         Ok(Source { name, jobs: jobs.into_iter().zip(lines).collect(), common })
     }
 
@@ -224,7 +228,7 @@ mod tests {
         let text = "[global]\nbs=8k\ndirectory=/elsewhere\n[a]\nrw=read\nsize=1m\n[b]\nstonewall\nrw=write\nsize=2m\n";
         let source = source(text, Length::Own).unwrap();
         assert_eq!(source.name, "my-job");
-        let ours = "directory=/scratch\ngroup_reporting=1\nx=1\n";
+        let ours = "directory=/scratch\ngroup_reporting=1\nlat_percentiles=1\nx=1\n";
         let wanted = format!(
             "[a]\nbs=8k\ndirectory=/elsewhere\nrw=read\nsize=1m\n{ours}[b]\nbs=8k\ndirectory=/elsewhere\nstonewall\nrw=write\nsize=2m\n{ours}"
         );

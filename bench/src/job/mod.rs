@@ -67,6 +67,8 @@ pub struct Job {
     pub overwrite: bool,
     /// The page cache forgets the file before the job starts.
     pub invalidate: bool,
+    /// The distribution of the whole latency is kept, not only its moments.
+    pub lat_percentiles: bool,
     pub write_iolog: Option<PathBuf>,
     /// What its section said, in order: fio's JSON repeats it as "job options".
     pub given: Vec<(String, String)>,
@@ -237,6 +239,7 @@ impl Default for Job {
             fallocate: Fallocate::Native,
             overwrite: false,
             invalidate: true,
+            lat_percentiles: false,
             write_iolog: None,
             given: Vec::new(),
             global: Vec::new(),

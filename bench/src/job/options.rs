@@ -72,6 +72,7 @@ pub const OPTIONS: &[Spec] = &[
     spec("invalidate", "", "0|1", "Drops the file from the page cache before the job starts [1]", |d, v| set(&mut d.job.invalidate, v.boolean())),
     spec("stonewall", "wait_for_previous", "", "Starts when all jobs before it have ended", |d, v| set(&mut d.job.stonewall, v.flag())),
     spec("group_reporting", "", "", "One result for all clones of a group", |d, v| set(&mut d.job.group_reporting, v.flag())),
+    spec("lat_percentiles", "", "0|1", "Percentiles of lat too, from submission to answer, in JSON [0]", |d, v| set(&mut d.job.lat_percentiles, v.boolean())),
     spec("write_iolog", "", "FILE", "Writes down every operation, in fio's format", |d, v| set(&mut d.job.write_iolog, v.word().map(|name| Some(name.into())))),
 ];
 

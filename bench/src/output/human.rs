@@ -137,7 +137,9 @@ fn write_side(out: &mut String, name: &str, side: &Side, group_bytes_per_second:
         kibi(side.bytes),
         side.milliseconds()
     )?;
-    for (name, moments) in [("slat", &side.submission), ("clat", &side.completion.moments), (" lat", &side.total)] {
+    for (name, moments) in
+        [("slat", &side.submission), ("clat", &side.completion.moments), (" lat", &side.total.moments)]
+    {
         write_moments(out, name, moments)?;
     }
     write_percentiles(out, "clat", &side.completion)?;

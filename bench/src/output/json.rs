@@ -91,7 +91,7 @@ struct Direction {
     short_ios: u64,
     slat_ns: Spread,
     clat_ns: Distribution,
-    lat_ns: Spread,
+    lat_ns: Distribution,
     bw_min: u64,
     bw_max: u64,
     bw_agg: f64,
@@ -179,7 +179,7 @@ fn direction(side: &Side, group_bytes_per_second: u64, plus: bool) -> Direction 
         short_ios: side.short,
         slat_ns: spread(&side.submission),
         clat_ns: distribution(&side.completion, plus),
-        lat_ns: spread(&side.total),
+        lat_ns: distribution(&side.total, plus),
         bw_min: bw.min(),
         bw_max: bw.max,
         bw_agg: part_of_group(bw, group_bytes_per_second),
@@ -209,7 +209,7 @@ fn spread(moments: &Moments) -> Spread {
 }
 
 fn distribution(latency: &Latency, plus: bool) -> Distribution {
-    let some = latency.moments.count > 0;
+    let some = !latency.histogram.is_empty();
     let percentile = || PERCENTILES.iter().map(|p| (format!("{p:.6}"), latency.percentile(*p))).collect();
     let middle = |value| latency.histogram.median_equivalent(value).min(latency.moments.max).to_string();
     let recorded = || latency.histogram.iter_recorded();

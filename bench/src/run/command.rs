@@ -34,6 +34,9 @@ pub struct RunArgs {
     /// Removes the files this run created
     #[arg(long)]
     unlink: bool,
+    /// Issues nothing for this share of the time: what `compare self` plants to see whether it is found
+    #[arg(long, value_name = "PERCENT", hide = true, value_parser = crate::compare::own::percent)]
+    handicap: Option<f64>,
     #[command(flatten)]
     flags: job::Flags,
 }
@@ -77,13 +80,14 @@ impl RunArgs {
                 return ExitCode::from(2);
             }
         };
-        let report = match run(jobs, Options { engine, node, eta: self.eta, unlink: self.unlink }) {
-            Ok(report) => report,
-            Err(error) => {
-                say(&error);
-                return ExitCode::from(2);
-            }
-        };
+        let report =
+            match run(jobs, Options { engine, node, eta: self.eta, unlink: self.unlink, handicap: self.handicap }) {
+                Ok(report) => report,
+                Err(error) => {
+                    say(&error);
+                    return ExitCode::from(2);
+                }
+            };
         for failure in report.jobs.iter().filter_map(|job| job.failure.as_ref()) {
             say(&failure.message);
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, Stream};
 
+use super::handicap::Handicap;
 use super::pause::Pause;
 use super::stats::{Stats, count_batch};
 use super::usage::Usage;
@@ -47,6 +48,8 @@ pub struct Lane {
     pub synchronous: bool,
     /// Its thread is nobody else's, so the kernel's account of the thread is the lane's.
     pub own_thread: bool,
+    /// Planted, to be found.
+    pub handicap: Option<Handicap>,
     pub live: Arc<Live>,
     pub stop: Arc<AtomicBool>,
 }
@@ -109,7 +112,7 @@ impl Lane {
         let now = Instant::now();
         let ramp_until = (!self.job.ramp_time.is_zero()).then(|| now + self.job.ramp_time);
         let mut work = Work {
-            stats: Stats::default(),
+            stats: Stats::of(&self.job),
             blocks,
             started: now,
             deadline: self.job.runtime.map(|runtime| now + self.job.ramp_time + runtime),
@@ -210,6 +213,10 @@ impl Work {
             while !over && in_flight.len() < self.lane.depth {
                 if self.ended() || self.deadline.is_some_and(|deadline| now >= deadline) {
                     over = true;
+                    break;
+                }
+                if let Some(until) = self.lane.handicap.and_then(|handicap| handicap.shut_until(now)) {
+                    wait_until = Some(until);
                     break;
                 }
                 if let Some(until) = thinking_until {
@@ -360,7 +367,7 @@ impl Work {
     /// Forgets what was counted so far.
     fn end_of_ramp(&mut self, now: Instant) {
         self.ramp_until = None;
-        self.stats = Stats::default();
+        self.stats = Stats::of(&self.lane.job);
         (self.started, self.issued) = (now, [0; 2]);
         self.own = self.lane.own_thread.then(Usage::of_thread);
         self.process = Usage::of_process();

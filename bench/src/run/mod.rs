@@ -7,6 +7,7 @@
 
 mod check;
 pub mod command;
+mod handicap;
 mod lane;
 mod layout;
 mod pause;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use reelring_storage::{Bridge, EngineChoice, Pool};
 
+use self::handicap::Handicap;
 pub use self::lane::Failure;
 use self::lane::{Lane, Outcome};
 pub use self::progress::Eta;
@@ -42,6 +44,8 @@ pub struct Options {
     pub eta: Eta,
     /// Removes the files this run created.
     pub unlink: bool,
+    /// Percent by which to be slower than one is.
+    pub handicap: Option<f64>,
 }
 
 /// What a run found out.
@@ -85,6 +89,7 @@ struct Clone {
 
 struct Runner {
     options: Options,
+    started: Instant,
     tokio: tokio::runtime::Runtime,
     stop: Arc<AtomicBool>,
     bridges: [Option<(Bridge, Pool)>; 2],
@@ -105,6 +110,7 @@ pub fn run(jobs: Vec<Job>, options: Options) -> Result<Report, String> {
     tokio.spawn(watch_for_signals(Arc::clone(&stop)));
     let mut runner = Runner {
         options,
+        started: started.1,
         tokio,
         stop,
         bridges: [const { None }; 2],
@@ -289,6 +295,7 @@ impl Runner {
             depth: clone.depth(),
             synchronous: clone.engine == EngineKind::Mmap,
             own_thread: clone.has_own_thread(),
+            handicap: self.options.handicap.map(|percent| Handicap::new(percent, self.started)),
             live: Arc::default(),
             stop: Arc::clone(&self.stop),
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::job::Job;
 use crate::limits::LATENCY_NS;
 
 /// Count, extremes, mean and standard deviation of whole numbers. The sums are exact.
@@ -97,7 +98,7 @@ pub struct Side {
     pub submission: Moments,
     /// From the engine's hand to the answer.
     pub completion: Latency,
-    pub total: Moments,
+    pub total: Latency,
     /// How long operations of this direction were issued.
     pub runtime: Duration,
     /// KiB/s and operations/s, twice a second.
@@ -139,15 +140,22 @@ pub struct Stats {
     /// Operations handed over at once: 0, up to 4, 8, 16, 32, 64, more.
     pub submitted: Depths,
     pub completed: Depths,
+    /// Keeps the distribution of `total` too; else its moments only.
+    pub lat_percentiles: bool,
 }
 
 impl Stats {
+    pub fn of(job: &Job) -> Stats {
+        Stats { lat_percentiles: job.lat_percentiles, ..Stats::default() }
+    }
+
     pub fn side(&mut self, write: bool) -> &mut Side {
         if write { &mut self.write } else { &mut self.read }
     }
 
     pub fn transferred(&mut self, write: bool, bytes: u32, short: u32, submission: Option<u64>, completion: u64) {
         self.spread(completion);
+        let whole = self.lat_percentiles;
         let side = self.side(write);
         side.operations += 1;
         side.bytes += u64::from(bytes);
@@ -156,7 +164,12 @@ impl Stats {
             side.submission.add(submission);
         }
         side.completion.add(completion);
-        side.total.add(completion + submission.unwrap_or(0));
+        let total = completion + submission.unwrap_or(0);
+        if whole {
+            side.total.add(total);
+        } else {
+            side.total.moments.add(total);
+        }
     }
 
     pub fn synced(&mut self, ns: u64) {
@@ -179,6 +192,7 @@ impl Stats {
     }
 
     pub fn merge(&mut self, other: &Stats) {
+        self.lat_percentiles |= other.lat_percentiles;
         self.read.merge(&other.read);
         self.write.merge(&other.write);
         self.sync.merge(&other.sync);
