@@ -113,3 +113,6 @@ pub const STEP_LEAST: Duration = Duration::from_secs(10);
 pub const STEP_GRACE: Duration = Duration::from_secs(15);
 /// Processes that measure the store one after the other.
 pub const STORE_ROUNDS: u32 = 3;
+
+/// Bytes of a lane's iolog that are gathered before they are written.
+pub const IOLOG_BYTES: usize = 64 << 10;

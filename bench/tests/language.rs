@@ -1,5 +1,6 @@
 //! fio's job language, by the whole program: every job file in bench/jobs does what it does under fio.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
@@ -53,21 +54,41 @@ fn facts(output: &Output, folder: &Path) -> Vec<(String, [u64; 5])> {
     json["jobs"].as_array().unwrap().iter().map(job).collect()
 }
 
+/// What was issued, by file: action, offset and length, in order.
+fn trace(folder: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut actions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in std::fs::read_to_string(folder.join("trace")).unwrap().lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [_time, file, action, offset, len] = fields[..] else { continue };
+        // The place of a sync means nothing.
+        let action = if action.ends_with("sync") { action.to_owned() } else { format!("{action} {offset} {len}") };
+        actions.entry(file.to_owned()).or_default().push(action);
+    }
+    actions
+}
+
+/// Whether something else than the job decides the order on a file: two jobs that share it, or what fio looks at first
+/// when it verifies.
+fn is_orderly(job: &str, file: &str) -> bool {
+    !job.contains("verify=") && job.matches(&format!("filename={file}\n")).count() < 2
+}
+
 fn assert_same_work(file: &Path, fio_engine: &str) {
-    let job = smaller(&std::fs::read_to_string(file).unwrap());
+    let job = format!("[global]\nwrite_iolog=trace\n{}", smaller(&std::fs::read_to_string(file).unwrap()));
     let run = |mut command: Command, job: &str| {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("job.fio"), job).unwrap();
         command.args(["--output-format=json", "--output=result.json", "job.fio"]).current_dir(folder.path());
-        facts(&command.output().unwrap(), folder.path())
+        let facts = facts(&command.output().unwrap(), folder.path());
+        (facts, trace(folder.path()))
     };
     let mut ours = bench();
     ours.arg("run");
     if fio_engine != "io_uring" {
         ours.args(["--engine", "threads"]);
     }
-    let mut ours = run(ours, &job);
-    let theirs = run(Command::new("fio"), &job.replace("io_uring", fio_engine));
+    let (mut ours, mut our_trace) = run(ours, &job);
+    let (theirs, mut their_trace) = run(Command::new("fio"), &job.replace("io_uring", fio_engine));
     if job.contains("fdatasync=") {
         // fio 3.33 does not report them.
         assert!(ours[0].1[4] > 0);
@@ -75,6 +96,16 @@ fn assert_same_work(file: &Path, fio_engine: &str) {
     }
     assert_eq!(ours, theirs, "{}: [read operations, bytes, write operations, bytes, syncs]", file.display());
     assert!(ours.iter().all(|(_, facts)| facts[0] + facts[2] > 0));
+    assert!(our_trace.keys().eq(their_trace.keys()), "{our_trace:?}\n{their_trace:?}");
+    for ((name, ours), theirs) in our_trace.iter_mut().zip(their_trace.values_mut()) {
+        if !is_orderly(&job, name) {
+            ours.sort();
+            theirs.sort();
+        }
+        let differs = ours.iter().zip(&*theirs).position(|(ours, theirs)| ours != theirs);
+        let at = differs.unwrap_or(ours.len().min(theirs.len()));
+        assert!(ours == theirs, "operation {at} on {name} is {:?}, under fio {:?}", ours.get(at), theirs.get(at));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::{FuturesUnordered, Stream};
 
 use super::handicap::Handicap;
+use super::iolog::IoLog;
 use super::pause::Pause;
 use super::stats::{Stats, count_batch};
 use super::usage::Usage;
@@ -87,6 +88,7 @@ struct Work {
     /// The writes are over and being read back.
     replaying: bool,
     fresh: u64,
+    iolog: Option<IoLog>,
     failure: Option<Failure>,
     own: Option<Usage>,
     process: Usage,
@@ -109,6 +111,10 @@ impl Lane {
             Ok(pause) => pause,
             Err(error) => return self.never_ran(Failure::from_io("could not make a timer", &error)),
         };
+        let iolog = match self.job.write_iolog.as_ref().map(|path| IoLog::open(path, &self.paths)).transpose() {
+            Ok(iolog) => iolog,
+            Err(error) => return self.never_ran(self.iolog_failure(&error)),
+        };
         let now = Instant::now();
         let ramp_until = (!self.job.ramp_time.is_zero()).then(|| now + self.job.ramp_time);
         let mut work = Work {
@@ -121,6 +127,7 @@ impl Lane {
             writes: 0,
             replaying: false,
             fresh,
+            iolog,
             failure: None,
             own: self.own_thread.then(Usage::of_thread),
             process: Usage::of_process(),
@@ -308,6 +315,11 @@ impl Work {
 
     /// A block with the bytes that a write needs.
     fn prepare(&mut self, op: Op) -> Block {
+        if let Some(iolog) = &mut self.iolog
+            && let Err(error) = iolog.issued(op)
+        {
+            self.failure.get_or_insert(self.lane.iolog_failure(&error));
+        }
         let mut block = self.blocks.pop().expect("as many blocks as operations in flight");
         match op {
             Op::Write { offset, len, .. } => {
@@ -377,7 +389,10 @@ impl Work {
         self.lane.live.measuring.store(true, Relaxed);
     }
 
-    fn finish(self) -> Outcome {
+    fn finish(mut self) -> Outcome {
+        if let Some(Err(error)) = self.iolog.take().map(IoLog::close) {
+            self.failure.get_or_insert(self.lane.iolog_failure(&error));
+        }
         self.lane.live.done.store(true, Relaxed);
         Outcome {
             elapsed: self.started.elapsed(),
@@ -390,6 +405,11 @@ impl Work {
 }
 
 impl Lane {
+    fn iolog_failure(&self, error: &io::Error) -> Failure {
+        let path = self.job.write_iolog.as_deref().unwrap_or(Path::new(""));
+        Failure::from_io(&format!("job {}: could not write the iolog {}", self.job.name, path.display()), error)
+    }
+
     fn failure(&self, op: Op, error: &io::Error) -> Failure {
         let (verb, file, place) = match op {
             Op::Read { file, offset, len } => ("read", file, format!(" at offset {offset}, {len} bytes")),

@@ -8,6 +8,7 @@
 mod check;
 pub mod command;
 mod handicap;
+mod iolog;
 mod lane;
 mod layout;
 mod pause;
