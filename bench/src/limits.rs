@@ -76,6 +76,7 @@ pub const WRK_ROUND: Duration = Duration::from_secs(1);
 /// How long pages of a file may be in use until it counts as impossible to make cold.
 pub const EVICT: Duration = Duration::from_secs(5);
 /// Connections of wrk.
+#[cfg(test)]
 pub const WRK_CONNECTIONS: u32 = 1024;
 /// Connections of the distant origin at once.
 pub const ORIGIN_CONNECTIONS: usize = 64;

@@ -126,21 +126,8 @@ impl Peer {
             .map_or_else(|_| String::new(), |b| String::from_utf8_lossy(&b).into_owned())
     }
 
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
-    }
-
-    /// Its own folder; goes with it.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     pub fn pid(&self) -> u32 {
@@ -157,11 +144,6 @@ impl Peer {
         let before = self.sample()?;
         let done = work()?;
         Ok((done, before.until(&self.sample()?)))
-    }
-
-    /// Ends it and waits for it; dropping does the same.
-    pub fn stop(mut self) {
-        self.running.end(limits::PEER_GRACE);
     }
 }
 

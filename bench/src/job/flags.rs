@@ -1,8 +1,6 @@
 //! The same options as flags: `--rw=randread` or `--rw randread`. Each `--name` begins a job; what stands before the
 //! first is global.
 
-use std::ffi::OsString;
-
 use clap::{Arg, ArgAction, ArgMatches, Command, error::Error};
 
 use super::error::At;
@@ -16,6 +14,7 @@ pub struct Flags {
 }
 
 impl Flags {
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -86,8 +85,9 @@ impl clap::FromArgMatches for Flags {
     }
 }
 
-/// Flags without a command around them, for tests and for who builds a command line.
-pub fn parse<T: Into<OsString> + Clone>(line: impl IntoIterator<Item = T>) -> Result<Flags, Error> {
+/// Flags without a command around them.
+#[cfg(test)]
+pub fn parse<T: Into<std::ffi::OsString> + Clone>(line: impl IntoIterator<Item = T>) -> Result<Flags, Error> {
     use clap::{Args, FromArgMatches};
     let command = Flags::augment_args(Command::new("run").no_binary_name(true));
     Flags::from_arg_matches(&command.try_get_matches_from(line)?)

@@ -21,7 +21,8 @@ const NAMED: [(f64, &str); 3] = [(0.5, "half"), (0.99, "99 %"), (0.999, "99.9 %"
 /// `None` where a side was not asked for its distribution.
 pub fn picture(heading: &str, case: &Case) -> Option<String> {
     let sides = [Curve::of(&case.ours)?, Curve::of(&case.theirs)?];
-    let shares = Probability::of(sides.iter().map(|side| side.operations).min()?, BOTTOM, TOP);
+    let known = sides.iter().map(|side| side.known).fold(1.0, f64::min);
+    let shares = Probability::of(sides.iter().map(|side| side.operations).min()?, known, BOTTOM, TOP);
     let ends = sides.iter().flat_map(|side| [side.within(0.01), side.within(shares.top_share())]);
     let times = Log::around(ends, 4.0, LEFT, RIGHT).padded(0.04);
 
@@ -90,7 +91,9 @@ fn describe(sides: &[Curve; 2]) -> String {
 struct Curve<'a> {
     name: &'a str,
     operations: u64,
-    /// (nanoseconds, share done within it), both rising; the last share is 1.
+    /// The last share that every round tells: wrk ends at 99.9 %, fio at 100 %.
+    known: f64,
+    /// (nanoseconds, share done within it), both rising.
     pooled: Vec<(f64, f64)>,
     rounds: Vec<&'a [(u64, f64)]>,
 }
@@ -106,25 +109,30 @@ impl<'a> Curve<'a> {
         let mut times: Vec<u64> = runs.iter().flat_map(|(_, cdf)| cdf.iter().map(|(ns, _)| (*ns).max(1))).collect();
         times.sort_unstable();
         times.dedup();
-        let share = |ns: u64| {
+        let share = |ns: f64| {
             runs.iter().map(|(run, cdf)| done_within(cdf, ns) * run.operations as f64).sum::<f64>() / operations as f64
         };
-        let pooled = times.into_iter().map(|ns| (ns as f64, share(ns))).collect();
-        Some(Curve { name: &side.name, operations, pooled, rounds: runs.into_iter().map(|(_, cdf)| cdf).collect() })
+        let pooled = times.into_iter().map(|ns| (ns as f64, share(ns as f64))).collect();
+        let rounds: Vec<&[(u64, f64)]> = runs.into_iter().map(|(_, cdf)| cdf).collect();
+        let known = rounds.iter().filter_map(|cdf| cdf.last()).map(|(_, share)| *share).fold(1.0, f64::min);
+        Some(Curve { name: &side.name, operations, known, pooled, rounds })
     }
 
     /// The time within which `share` of the operations was done.
     fn within(&self, share: f64) -> f64 {
         let at = self.pooled.partition_point(|(_, done)| *done < share - 1e-12);
-        self.pooled[at.min(self.pooled.len() - 1)].0
+        match (at.checked_sub(1).map(|before| self.pooled[before]), self.pooled.get(at)) {
+            (Some((from, less)), Some(&(to, more))) => from * (to / from).powf((share - less) / (more - less)),
+            (None, Some(&(first, _))) => first,
+            (_, None) => self.pooled[self.pooled.len() - 1].0,
+        }
     }
 
     fn line(&self, times: &Log, shares: &Probability) -> Vec<Point> {
         let (first, last) = (self.within(0.01), self.within(shares.top_share()));
         let mut points = vec![(times.place(first), shares.place(0.01))];
         for ns in steps(times).filter(|ns| (first..=last).contains(ns)) {
-            let at = self.pooled.partition_point(|(time, _)| *time <= ns);
-            points.push((times.place(ns), shares.place(if at == 0 { 0.0 } else { self.pooled[at - 1].1 })));
+            points.push((times.place(ns), shares.place(between(&self.pooled, ns, |point| *point))));
         }
         points.push((times.place(last), shares.place(shares.top_share())));
         points
@@ -133,7 +141,7 @@ impl<'a> Curve<'a> {
     /// The outline between the round that was ahead and the one that was behind, at every time.
     fn band(&self, times: &Log, shares: &Probability) -> Vec<Point> {
         let at = |ns: f64, pick: fn(f64, f64) -> f64| {
-            let done = self.rounds.iter().map(|cdf| done_within(cdf, ns as u64)).reduce(pick).unwrap_or(0.0);
+            let done = self.rounds.iter().map(|cdf| done_within(cdf, ns)).reduce(pick).unwrap_or(0.0);
             (times.place(ns), shares.place(done))
         };
         let ahead = steps(times).map(|ns| at(ns, f64::max));
@@ -147,7 +155,17 @@ fn steps(times: &Log) -> impl Iterator<Item = f64> {
     (0..=STEPS).map(move |step| low * span.powf(step as f64 / STEPS as f64))
 }
 
-fn done_within(cdf: &[(u64, f64)], ns: u64) -> f64 {
-    let at = cdf.partition_point(|(time, _)| *time <= ns);
-    if at == 0 { 0.0 } else { cdf[at - 1].1.clamp(0.0, 1.0) }
+fn done_within(cdf: &[(u64, f64)], ns: f64) -> f64 {
+    between(cdf, ns, |&(time, share)| (time.max(1) as f64, share))
+}
+
+/// The share at a time between two that are known: some programs tell their distribution in a dozen quantiles.
+fn between<T>(points: &[T], ns: f64, point: impl Fn(&T) -> (f64, f64)) -> f64 {
+    let at = points.partition_point(|known| point(known).0 <= ns);
+    let share = match (at.checked_sub(1).map(|before| point(&points[before])), points.get(at).map(&point)) {
+        (None, _) => 0.0,
+        (Some((_, last)), None) => last,
+        (Some((from, less)), Some((to, more))) => less + (more - less) * (ns / from).ln() / (to / from).ln(),
+    };
+    share.clamp(0.0, 1.0)
 }

@@ -5,9 +5,9 @@ use super::svg::{Anchor, Svg};
 use super::units;
 use crate::compare::result::{Case, Ratio, Section, Verdict};
 
-const WIDTH: f64 = 800.0;
-const LEFT: f64 = 252.0;
-const RIGHT: f64 = 520.0;
+const WIDTH: f64 = 880.0;
+const LEFT: f64 = 310.0;
+const RIGHT: f64 = 600.0;
 const TOP: f64 = 96.0;
 const ROW: f64 = 24.0;
 

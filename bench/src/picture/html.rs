@@ -64,9 +64,9 @@ pub fn page(findings: &Findings) -> String {
 
 fn machine(out: &mut String, machine: &Machine) {
     let versions: Vec<String> =
-        machine.versions.iter().map(|(program, version)| format!("{program} {version}")).collect();
+        machine.versions.iter().map(|(program, version)| format!("{program} {}", words::version(version))).collect();
     let facts = [
-        ("Measured", machine.date.clone()),
+        ("Measured", words::minute(&machine.date)),
         ("Machine", format!("{} × {}, {}", machine.cpus, machine.cpu_model, units::bytes(machine.memory_bytes as f64))),
         ("System", format!("Linux {}, {} on {}", machine.kernel, machine.filesystem, machine.device)),
         ("Load before, after", format!("{:.2}, {:.2}", machine.load_before, machine.load_after)),

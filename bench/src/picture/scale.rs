@@ -97,8 +97,9 @@ const SHARES: [(f64, &str); 10] = [
 
 impl Probability {
     /// Up to the last share of which at least ten of `operations` lie beyond: a tail drawn from two is no tail.
-    pub fn of(operations: u64, from: f64, to: f64) -> Probability {
-        let enough = |share: f64| (1.0 - share) * operations as f64 >= 9.99;
+    /// And not past `known`, where the distributions end.
+    pub fn of(operations: u64, known: f64, from: f64, to: f64) -> Probability {
+        let enough = |share: f64| share <= known && (1.0 - share) * operations as f64 >= 9.99;
         let top = SHARES[6..].iter().rev().find(|(share, _)| enough(*share)).unwrap_or(&SHARES[6]);
         Probability { top_share: top.0, from, to }
     }
@@ -171,9 +172,10 @@ mod tests {
         assert_eq!((log.place(10.0), log.place(100.0).round(), log.place(1e9)), (0.0, 100.0, 200.0));
         let one = Log::around([5.0], 4.0, 0.0, 100.0);
         assert!((one.place(5.0) - 50.0).abs() < 1e-9, "a single value stands in the middle");
-        let shares = Probability::of(1_000_000, 300.0, 0.0);
+        let shares = Probability::of(1_000_000, 1.0, 300.0, 0.0);
         assert_eq!((shares.place(0.0), shares.top_share()), (300.0, 0.99999));
         assert!(shares.place(0.5) > shares.place(0.99) && shares.place(1.0).abs() < 1e-9);
-        assert_eq!(Probability::of(2_000, 300.0, 0.0).top_share(), 0.99, "two of 2000 lie beyond 99.9 %: too few");
+        assert_eq!(Probability::of(2_000, 1.0, 300.0, 0.0).top_share(), 0.99, "two of 2000 lie beyond 99.9 %: too few");
+        assert_eq!(Probability::of(1_000_000, 0.999, 300.0, 0.0).top_share(), 0.999, "past that nothing is known");
     }
 }

@@ -46,11 +46,6 @@ fn latency_unit(ns: f64) -> (&'static str, f64) {
 
 pub const MIB: f64 = (1u64 << 20) as f64;
 
-/// Bytes a second: always MiB/s, so that rows of a table can be compared at sight.
-pub fn throughput(bytes_per_second: f64) -> String {
-    format!("{} MiB/s", number(bytes_per_second / MIB))
-}
-
 /// A count with a unit of thousands: `412`, `99.2 k`, `1.24 M`.
 pub fn count(value: f64) -> String {
     match value.abs() {
@@ -86,11 +81,6 @@ pub fn latency_tick(ns: f64) -> String {
     format!("{} {unit}", plain(ns / divisor))
 }
 
-/// A factor: `0.65×`.
-pub fn factor(value: f64) -> String {
-    format!("{value:.2}×")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,7 +98,6 @@ mod tests {
         assert_eq!(latency(999_700.0), "1.00 ms");
         assert_eq!(latency(14_520.0), "14.5 µs");
         assert_eq!(latency_tick(2e3), "2 µs");
-        assert_eq!(throughput(1156.0 * MIB), "1,156 MiB/s");
         assert_eq!(count(9_999.0), "9,999");
         assert_eq!(count(99_215.0), "99.2 k");
         assert_eq!(count(1_240_000.0), "1.24 M");

@@ -39,6 +39,20 @@ fn phrase(ratio: &Ratio, above: &str, below: &str, equal: &str) -> String {
     }
 }
 
+/// `1.22.1` of `nginx/1.22.1`, `5.1.6-0` of `ffmpeg version 5.1.6-0 Copyright …`; without a number all of it.
+pub fn version(text: &str) -> &str {
+    let digit = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
+    text.split([' ', '/']).find(digit).unwrap_or(text)
+}
+
+/// `2026-11-22 20:05 UTC` of an RFC 3339 time with fractions of seconds.
+pub fn minute(date: &str) -> String {
+    match (date.get(..10), date.get(10..11), date.get(11..16), date.ends_with('Z')) {
+        (Some(day), Some("T"), Some(minute), true) => format!("{day} {minute} UTC"),
+        _ => date.to_owned(),
+    }
+}
+
 /// A shape for each verdict, so that nothing hangs on colour.
 pub fn sign(verdict: Verdict) -> &'static str {
     match verdict {
@@ -93,5 +107,14 @@ mod tests {
         let level = ratio(1.0, 0.97, 1.04, Verdict::NoDifference);
         assert_eq!(speed(&level), "no difference: between 3 % slower and 4 % faster");
         assert_eq!(speed(&ratio(2.5, 1.9, 2.9, Verdict::Win)), "win: 2.5 times as fast (1.9 to 2.9)");
+    }
+
+    #[test]
+    fn versions_and_dates_are_short() {
+        let versions = ["1.22.1", "nginx/1.22.1", "aria2 version 1.22.1", "ffmpeg version 1.22.1 Copyright (c) 2000"];
+        assert!(versions.iter().all(|text| version(text) == "1.22.1"));
+        assert_eq!(version("unknown"), "unknown");
+        assert_eq!(minute("2026-11-22T20:05:50.166820537Z"), "2026-11-22 20:05 UTC");
+        assert_eq!(minute("yesterday"), "yesterday");
     }
 }

@@ -159,12 +159,17 @@ impl Session<'_> {
     fn miss(&mut self, step: &Step, reason: anyhow::Error) {
         // A chain on one line: a page's list has no room for a traceback.
         let reason = format!("{reason:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-        // Names of this run alone: the next page would differ by them.
-        let names = [(self.program.as_path(), "reelring-bench"), (self.scratch.path(), "…")];
-        let reason = names.iter().fold(reason, |text, (path, short)| text.replace(&path.display().to_string(), short));
+        let reason = self.without_paths(reason);
         let reason: String = reason.chars().take(limits::REASON_CHARS).collect();
         eprintln!("  {reason}");
         self.findings.missing.push(Missing { title: step.title.clone(), reason });
+    }
+
+    /// Without names of this run alone: the next page would differ by them.
+    fn without_paths(&self, text: String) -> String {
+        let folder = self.program.parent().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
+        let text = if folder.len() > 1 { text.replace(&folder, "") } else { text };
+        text.replace(&self.scratch.path().display().to_string(), "…")
     }
 
     /// One step within its limit. An error says what is missing; what was complete has been taken all the same.
@@ -214,6 +219,7 @@ impl Session<'_> {
 
     /// Steps of one part become one section: the cases of all, and every note once.
     fn take(&mut self, part: &Part, words: &[String], mut section: Section) {
+        section.notes = section.notes.into_iter().map(|note| self.without_paths(note)).collect();
         let command = format!("reelring-bench {}", words.join(" "));
         if section.cases.is_empty() {
             return;

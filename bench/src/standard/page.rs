@@ -103,6 +103,7 @@ fn markdown(findings: &Findings, notes: bool) -> String {
     }
     if !findings.sweeps.is_empty() {
         out.push_str("## Along block size and depth\n\n");
+        out.push_str("One point of each picture:\n\n");
         for sweep in &findings.sweeps {
             code(&mut out, &sweep.command);
         }
@@ -116,8 +117,12 @@ fn markdown(findings: &Findings, notes: bool) -> String {
 
 fn machine(out: &mut String, machine: &Machine) {
     let Machine { cpus, cpu_model, kernel, filesystem, device, load_before, load_after, date, .. } = machine;
-    let programs: Vec<String> =
-        machine.versions.iter().map(|(program, version)| format!("{program} {}", plain(version))).collect();
+    let date = words::minute(date);
+    let programs: Vec<String> = machine
+        .versions
+        .iter()
+        .map(|(program, version)| format!("{program} {}", plain(words::version(version))))
+        .collect();
     let memory = units::bytes(machine.memory_bytes as f64);
     let _ = write!(
         out,
@@ -192,19 +197,24 @@ fn section(out: &mut String, section: &Section) {
             let _ = writeln!(out, "| {name} | {} | {} | {} |", plain(row.name), row.speed, row.cells.join(" | "));
         }
     }
-    out.push_str("\nThe same work on both sides: ");
-    let mut checks: Vec<String> = section.cases.iter().map(|case| plain(&case.same_work)).collect();
-    checks.dedup();
-    let checks: Vec<String> = match &checks[..] {
-        [_] => checks,
-        _ => {
-            section.cases.iter().map(|case| format!("`{}` {}", code_span(&case.name), plain(&case.same_work))).collect()
-        }
-    };
-    let _ = writeln!(out, "{}.\n", checks.join("; ").trim_end_matches('.'));
+    same_work(out, section);
     for picture in picture::latencies(section) {
         show(out, &picture);
     }
+}
+
+/// One sentence where it is the same for all.
+fn same_work(out: &mut String, section: &Section) {
+    let checks: Vec<String> = section.cases.iter().map(|case| plain(case.same_work.trim_end_matches('.'))).collect();
+    if checks.windows(2).all(|pair| pair[0] == pair[1]) {
+        let _ = writeln!(out, "\nThe same work on both sides: {}.\n", checks[0]);
+        return;
+    }
+    out.push_str("\nThe same work on both sides:\n\n");
+    for (case, check) in section.cases.iter().zip(checks) {
+        let _ = writeln!(out, "- `{}`: {check}", code_span(&case.name));
+    }
+    out.push('\n');
 }
 
 fn verdicts(out: &mut String, case: &Case) {
