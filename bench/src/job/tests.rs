@@ -205,6 +205,29 @@ fn option() -> impl Strategy<Value = String> {
     })
 }
 
+#[test]
+fn the_manual_has_every_option_and_job_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = std::fs::read_to_string(root.join("../docs/bench.md")).unwrap();
+    for spec in OPTIONS {
+        let alias = if spec.alias.is_empty() { String::new() } else { format!(", `{}`", spec.alias) };
+        let value = if spec.value.is_empty() { String::new() } else { format!("`{}`", spec.value.replace('|', r"\|")) };
+        let row = format!("| `{}`{alias} | {value} | {} |\n", spec.name, spec.meaning);
+        assert!(manual.contains(&row), "docs/bench.md lacks the row {row}");
+    }
+    for entry in std::fs::read_dir(root.join("jobs")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first = text
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("; "))
+            .expect("a job file begins with what it stands for");
+        let row = format!("| `{}` | {first} |\n", path.file_name().unwrap().display());
+        assert!(manual.contains(&row), "docs/bench.md lacks the row {row}");
+    }
+}
+
 /// Whether fio takes the text for a job file; `None` without fio.
 fn fio_accepts(text: &str) -> Option<Result<(), String>> {
     let folder = tempfile::tempdir().unwrap();
