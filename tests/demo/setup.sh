@@ -129,6 +129,22 @@ fetch_hls() {
     fi
 }
 
+# A plotter of fio's JSON, for the test that shows it reads ours: from PyPI into a folder of its own.
+fio_plot_version=1.1.21
+install_fio_plot() {
+    local folder=$tools/fio-plot
+    [ ! -x "$folder/bin/fio-plot" ] || return 0
+    python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
+    say "pip install fio-plot==$fio_plot_version under $folder"
+    rm -rf "$folder"
+    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: \
+        "fio-plot==$fio_plot_version"; } </dev/null >"$tools/pip.log" 2>&1; then
+        tail -n 20 "$tools/pip.log" >&2
+        rm -rf "$folder"
+        fail "pip could not install fio-plot"
+    fi
+}
+
 check_rust
 mkdir -p "$tools"
 if ! have apt-get || ! have dpkg-query; then
@@ -159,5 +175,6 @@ if [ "$purpose" = bench ] || [ "$purpose" = test ]; then
     have wrk || install wrk
     have aria2c || install aria2
 fi
+[ "$purpose" != test ] || install_fio_plot
 [ "$purpose" = bench ] || fetch_hls
 say "everything needed for '$purpose' is here"

@@ -1,6 +1,5 @@
 //! fio's JSON: the same keys in the same order and units.
 
-use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use serde::ser::SerializeMap;
@@ -18,7 +17,6 @@ pub fn json(report: &Report, plus: bool) -> String {
         timestamp: since.as_secs(),
         timestamp_ms: since.as_millis() as u64,
         time: super::human::clock(report.started),
-        global_options: BTreeMap::new(),
         jobs: report.jobs.iter().map(|job| self::job(job, report, plus)).collect(),
     };
     serde_json::to_string_pretty(&document).expect("maps with string keys are JSON") + "\n"
@@ -31,8 +29,6 @@ struct Document {
     timestamp: u64,
     timestamp_ms: u64,
     time: String,
-    #[serde(rename = "global options")]
-    global_options: BTreeMap<String, String>,
     jobs: Vec<Job>,
 }
 

@@ -416,9 +416,9 @@ impl Lane {
             Op::Write { file, offset, len } => ("write", file, format!(" at offset {offset}, {len} bytes")),
             Op::Sync { file, .. } => ("sync", file, String::new()),
         };
-        let what =
-            format!("job {}: could not {verb} {}{place}", self.job.name, self.paths[usize::from(file)].display());
-        Failure::from_io(&what, error)
+        let path = &self.paths[usize::from(file)];
+        let what = format!("job {}: could not {verb} {}{place}", self.job.name, path.display());
+        Failure::from_io(&what, error).with_room(path)
     }
 }
 
@@ -437,6 +437,18 @@ impl Failure {
             _ => "",
         };
         Failure { errno, message: format!("{what}: {error}{next}") }
+    }
+
+    /// For a full disk: how much is left.
+    pub fn with_room(mut self, path: &Path) -> Failure {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if matches!(self.errno, libc::ENOSPC | libc::EDQUOT)
+            && let Ok(room) = rustix::fs::statvfs(folder)
+        {
+            let bytes = room.f_bavail * room.f_frsize;
+            self.message = format!("{} ({bytes} bytes are free in {})", self.message, folder.display());
+        }
+        self
     }
 }
 

@@ -62,7 +62,12 @@ pub fn lay_out(job: &Job, path: &Path, size: u64, stop: &AtomicBool) -> Result<L
     }
     let length = job.offset + size;
     let made = if job.rw.reads || job.overwrite { fill(path, length, job, stop) } else { reserve(path, length, job) };
-    made.map_err(|error| failed(&format!("lay out {length} bytes in"), &error))?;
+    if let Err(error) = made {
+        let failure = failed(&format!("lay out {length} bytes in"), &error).with_room(path);
+        // Half a file would pass for a whole one next time.
+        let _ = std::fs::remove_file(path);
+        return Err(failure);
+    }
     Ok(LaidOut { size: length, created: found.is_none() })
 }
 
@@ -100,7 +105,10 @@ fn fill(path: &Path, length: u64, job: &Job, stop: &AtomicBool) -> io::Result<()
     file.set_len(length)?;
     let mut block = Block::new(LAYOUT_BYTES);
     let mut at = 0;
-    while at < length && !stop.load(Relaxed) {
+    while at < length {
+        if stop.load(Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let piece = &mut block.bytes_mut()[..LAYOUT_BYTES.min((length - at) as usize)];
         noise(piece, job.randseed ^ at);
         file.write_all(piece)?;

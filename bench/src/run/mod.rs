@@ -119,9 +119,17 @@ pub fn run(jobs: Vec<Job>, options: Options) -> Result<Report, String> {
         authority: String::new(),
         created: BTreeSet::new(),
     };
-    runner.prepare(&mut clones)?;
     let mut reports = Vec::new();
-    let groups = clones.last().map_or(0, |clone| clone.group + 1);
+    let mut groups = clones.last().map_or(0, |clone| clone.group + 1);
+    match runner.prepare(&mut clones) {
+        Ok(()) => {}
+        Err(Unready::Refused(problem)) => return Err(problem),
+        Err(Unready::Failed { clone, failure }) => {
+            // Nothing runs, as with fio, and the result says why.
+            groups = 0;
+            reports.push(JobReport::of_failure(&clones[clone], failure));
+        }
+    }
     for group in 0..groups {
         let members: Vec<&Clone> = clones.iter().filter(|clone| clone.group == group).collect();
         if runner.stop.load(Relaxed) {
@@ -132,6 +140,39 @@ pub fn run(jobs: Vec<Job>, options: Options) -> Result<Report, String> {
     let interrupted = runner.stop.load(Relaxed);
     runner.finish();
     Ok(Report { started: started.0, jobs: reports, interrupted })
+}
+
+/// Why nothing was run.
+enum Unready {
+    Refused(String),
+    /// The files of a clone could not be laid out.
+    Failed {
+        clone: usize,
+        failure: Failure,
+    },
+}
+
+impl From<String> for Unready {
+    fn from(problem: String) -> Unready {
+        Unready::Refused(problem)
+    }
+}
+
+impl JobReport {
+    fn of_failure(clone: &Clone, failure: Failure) -> JobReport {
+        JobReport {
+            job: Arc::clone(&clone.job),
+            engine: clone.engine,
+            group: clone.group,
+            clones: 1,
+            failure: Some(failure),
+            depth: clone.depth(),
+            stats: Stats::default(),
+            runtime: Duration::ZERO,
+            usage: Usage::default(),
+            since_start: Duration::ZERO,
+        }
+    }
 }
 
 /// Every clone of every job, in order, with its engine and group.
@@ -197,7 +238,7 @@ impl Clone {
 
 impl Runner {
     /// Engines and files, before any clock starts.
-    fn prepare(&mut self, clones: &mut [Clone]) -> Result<(), String> {
+    fn prepare(&mut self, clones: &mut [Clone]) -> Result<(), Unready> {
         for (slot, kind, choice) in
             [(0, EngineKind::Bridge, EngineChoice::Uring), (1, EngineKind::Threads, EngineChoice::Threads)]
         {
@@ -224,16 +265,14 @@ impl Runner {
                 }
             };
         }
-        for clone in clones.iter_mut() {
+        for (index, clone) in clones.iter_mut().enumerate() {
+            let failed = |failure| Unready::Failed { clone: index, failure };
             for file in 0..clone.paths.len() {
                 let size = if clone.engine == EngineKind::Http {
-                    self.tokio
-                        .block_on(lay_out_object(clone, file, &self.authority))
-                        .map_err(|failure| failure.message)?
+                    self.tokio.block_on(lay_out_object(clone, file, &self.authority)).map_err(failed)?
                 } else {
                     let path = &clone.paths[file];
-                    let laid = layout::lay_out(&clone.job, path, clone.job.file_size(file), &self.stop)
-                        .map_err(|failure| failure.message)?;
+                    let laid = layout::lay_out(&clone.job, path, clone.job.file_size(file), &self.stop).map_err(failed)?;
                     if laid.created {
                         self.created.insert(path.clone());
                     }
@@ -270,7 +309,15 @@ impl Runner {
                 let work = move || drop(send.send((index, run_on_thread(lane, engine, access, &gate))));
                 match std::thread::Builder::new().name(name).spawn(work) {
                     Ok(handle) => handles.push(handle),
-                    Err(error) => panic!("could not start a thread for clone {index} of {}: {error}", clones.len()),
+                    Err(error) => {
+                        // The others wait at the gate: the run ends here.
+                        eprintln!(
+                            "reelring-bench: could not start a thread for clone {} of {}: {error}",
+                            index + 1,
+                            clones.len()
+                        );
+                        std::process::exit(1);
+                    }
                 }
             } else {
                 tasks.push(self.task(clone, lane, index, send));
