@@ -564,21 +564,6 @@ fn files_stay_unless_unlink_is_given() {
 }
 
 #[test]
-fn fio_replays_our_iolog() {
-    if !installed("fio") {
-        return;
-    }
-    let place = Place::new();
-    place.json(&["--name=j", "--rw=randrw", "--bsrange=4k-16k", "--size=256k", "--write_iolog=log"]);
-    let log = fs::read_to_string(place.path("log")).expect("the iolog");
-    assert!(log.starts_with("fio version 2 iolog\nj.0.0 add\nj.0.0 open\n") && log.ends_with("j.0.0 close\n"), "{log}");
-    let count = |what: &str| log.lines().filter(|line| line.split(' ').nth(1) == Some(what)).count() as u64;
-    let replayed =
-        work(&fio(&place, &["--name=again", "--read_iolog=log", "--output-format=json", "--ioengine=psync"]));
-    assert_eq!((replayed[0].2[0], replayed[0].2[2]), (count("read"), count("write")));
-}
-
-#[test]
 fn a_node_is_read_and_written_over_http() {
     let node = Path::new(BENCH).with_file_name("reelring");
     if !node.is_file() {

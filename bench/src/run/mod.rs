@@ -272,7 +272,8 @@ impl Runner {
                     self.tokio.block_on(lay_out_object(clone, file, &self.authority)).map_err(failed)?
                 } else {
                     let path = &clone.paths[file];
-                    let laid = layout::lay_out(&clone.job, path, clone.job.file_size(file), &self.stop).map_err(failed)?;
+                    let laid =
+                        layout::lay_out(&clone.job, path, clone.job.file_size(file), &self.stop).map_err(failed)?;
                     if laid.created {
                         self.created.insert(path.clone());
                     }
