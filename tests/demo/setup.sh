@@ -137,7 +137,7 @@ install_fio_plot() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
     say "pip install fio-plot==$fio_plot_version under $folder"
     rm -rf "$folder"
-    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: \
+    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check \
         "fio-plot==$fio_plot_version"; } </dev/null >"$tools/pip.log" 2>&1; then
         tail -n 20 "$tools/pip.log" >&2
         rm -rf "$folder"
