@@ -31,6 +31,8 @@ pub const ROUNDS: u32 = 100;
 pub const DEFAULT_ROUNDS: u32 = 16;
 /// A round of `--quick`.
 pub const QUICK_ROUND: Duration = Duration::from_millis(500);
+/// Runs of one block that tell what starting a program costs.
+pub const START_RUNS: usize = 3;
 /// Points of a latency distribution in a report.
 pub const CDF_POINTS: usize = 200;
 /// Repetitions of a comparison of an engine with itself.

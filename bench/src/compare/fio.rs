@@ -5,7 +5,7 @@
 //! one process's memory is all of it.
 
 use std::cell::OnceCell;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,7 +17,10 @@ use super::peer::FIO;
 use super::result::{Case, Run, Section, Side};
 use super::rounds::{self, Turns};
 use super::script::{Script, Source};
+use super::statistics::Spread;
+use super::usage::Usage;
 use super::{Common, command_line, stop, usage};
+use crate::limits;
 
 #[derive(Debug, Args)]
 pub struct FioArgs {
@@ -80,64 +83,100 @@ pub struct Rival {
     pub version: String,
     program: PathBuf,
     args: Vec<String>,
-    /// Where it runs, and where its job file and its files are.
+    /// Its job file, and the one that only starts and ends.
+    jobs: [PathBuf; 2],
+    /// Where it runs, and where its files are.
     folder: PathBuf,
+    /// What starting and ending costs.
+    start: OnceCell<Usage>,
 }
 
 impl Rival {
     /// `reelring-bench run` with one engine.
     pub fn ours(engine: Engine, more: &[String], script: &Script, folder: &Path) -> anyhow::Result<Rival> {
         let name = format!("reelring {}", engine.name());
-        let job = folder.join(format!("reelring-{}{}.fio", engine.name(), more.concat()));
-        script.write(&job)?;
+        let jobs = write(script, folder, &format!("reelring-{}{}", engine.name(), more.concat()))?;
         let mut args: Vec<String> = ["run", "--output-format=json+", "--eta=never"].map(String::from).to_vec();
         args.push(format!("--engine={}", engine.name()));
         args.extend_from_slice(more);
-        args.push(job.display().to_string());
         let program = std::env::current_exe().context("where this program is")?;
-        Ok(Rival { name, version: env!("CARGO_PKG_VERSION").to_owned(), program, args, folder: folder.to_owned() })
+        let (version, folder) = (env!("CARGO_PKG_VERSION").to_owned(), folder.to_owned());
+        Ok(Rival { name, version, program, args, jobs, folder, start: OnceCell::new() })
     }
 
     /// fio with a job file that names its engine.
     pub fn fio(engine: &str, version: &str, script: &Script, folder: &Path) -> anyhow::Result<Rival> {
-        let job = folder.join(format!("fio-{engine}.fio"));
-        script.write(&job)?;
-        let mut args: Vec<String> = ["--thread", "--output-format=json+", "--eta=never"].map(String::from).to_vec();
-        args.push(job.display().to_string());
+        let jobs = write(script, folder, &format!("fio-{engine}"))?;
+        let args: Vec<String> = ["--thread", "--output-format=json+", "--eta=never"].map(String::from).to_vec();
+        let (name, folder) = (format!("fio {engine}"), folder.to_owned());
         let version = version.trim_start_matches("fio-").to_owned();
-        Ok(Rival { name: format!("fio {engine}"), version, program: FIO.name.into(), args, folder: folder.to_owned() })
+        Ok(Rival { name, version, program: FIO.name.into(), args, jobs, folder, start: OnceCell::new() })
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, job: &Path) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).current_dir(&self.folder);
+        command.args(&self.args).arg(job).current_dir(&self.folder);
         command
+    }
+
+    /// What starting and ending costs: the median of some runs of one block. A program may look at its clock for a tenth
+    /// of a second before it begins, as fio does; in a short round that would be most of its CPU time.
+    pub fn start(&self) -> anyhow::Result<Usage> {
+        if let Some(start) = self.start.get() {
+            return Ok(*start);
+        }
+        let runs = (0..limits::START_RUNS).map(|_| Ok(usage::run(&mut self.command(&self.jobs[1]))?.usage));
+        let runs =
+            runs.collect::<anyhow::Result<Vec<Usage>>>().with_context(|| format!("{} with one block", self.name))?;
+        let median = |figure: fn(&Usage) -> f64| {
+            Spread::of(&runs.iter().map(figure).collect::<Vec<f64>>()).map_or(0.0, |spread| spread.median)
+        };
+        let start = Usage {
+            cpu_seconds: median(|run| run.cpu_seconds),
+            context_switches: median(|run| run.context_switches as f64) as u64,
+            peak_rss_bytes: 0,
+        };
+        Ok(*self.start.get_or_init(|| start))
     }
 
     /// One round.
     pub fn round(&self) -> anyhow::Result<(Outcome, Run)> {
         settle(&self.folder)?;
-        let mut command = self.command();
-        let ended = usage::run_any(&mut command)?;
+        let mut command = self.command(&self.jobs[0]);
+        let mut ended = usage::run_any(&mut command)?;
         let line = usage::words(&command);
-        // fio says on stdout, in the JSON, what failed; the exit status alone says nothing.
         let outcome = Outcome::read(&ended.stdout);
-        ensure!(
-            ended.status.success(),
-            "`{line}` ended with {}{}{}",
-            ended.status,
-            outcome.err().map(|error| format!(": {error:#}")).unwrap_or_default(),
-            usage::quoted(&ended.stderr)
-        );
+        // fio says in its JSON which job failed.
+        let why = outcome.as_ref().err().filter(|_| ended.stdout.contains(&b'{'));
+        let why = why.map(|error| format!(": {error:#}")).unwrap_or_default();
+        ensure!(ended.status.success(), "`{line}` ended with {}{why}{}", ended.status, usage::quoted(&ended.stderr));
         let outcome =
             outcome.with_context(|| format!("reading what `{line}` printed{}", usage::quoted(&ended.stderr)))?;
+        let start = self.start()?;
+        ended.usage.cpu_seconds = (ended.usage.cpu_seconds - start.cpu_seconds).max(0.0);
+        ended.usage.context_switches = ended.usage.context_switches.saturating_sub(start.context_switches);
         let run = outcome.clone().into_run(&ended);
         Ok((outcome, run))
+    }
+
+    /// Whether the start costs so much that what is left after it says nothing.
+    fn hides(&self, side: &Side) -> bool {
+        let start = self.start.get().map_or(0.0, |start| start.cpu_seconds);
+        side.runs.iter().any(|run| run.cpu_seconds < start / 2.0)
     }
 
     pub fn side(&self, runs: Vec<Run>) -> Side {
         Side { name: self.name.clone(), version: self.version.clone(), runs }
     }
+}
+
+/// The two job files of a side.
+fn write(script: &Script, folder: &Path, name: &str) -> anyhow::Result<[PathBuf; 2]> {
+    let files = ["", "-start"].map(|what| folder.join(format!("{name}{what}.fio")));
+    for (file, text) in files.iter().zip([&script.text, &script.once]) {
+        fs::write(file, text).with_context(|| format!("could not write the job file {}", file.display()))?;
+    }
+    Ok(files)
 }
 
 /// Writes back what the round before left dirty, so that nobody pays for another's writes.
@@ -158,7 +197,13 @@ pub fn contest(title: &str, ours: &Rival, theirs: &Rival, rounds: u32, work: Sam
     let turns = Turns { title, ours: &ours.name, theirs: &theirs.name, rounds };
     let pairs = rounds::alternate(turns, || round(ours), || round(theirs))?;
     let Some(outcome) = first.get() else { return Ok(None) };
-    Ok(Case::of(title, ours.side(pairs.ours), theirs.side(pairs.theirs), work.words(outcome)))
+    let mut case = Case::of(title, ours.side(pairs.ours), theirs.side(pairs.theirs), work.words(outcome));
+    if let Some(case) = &mut case
+        && (ours.hides(&case.ours) || theirs.hides(&case.theirs))
+    {
+        case.cpu = None;
+    }
+    Ok(case)
 }
 
 pub fn compare(args: &FioArgs) -> anyhow::Result<Section> {
@@ -180,7 +225,11 @@ pub fn compare(args: &FioArgs) -> anyhow::Result<Section> {
                 if stop::asked() {
                     break;
                 }
-                one(args, *engine, *against, &source, &version, &folder, &mut section)?;
+                match one(args, *engine, *against, &source, &version, &folder, &mut section) {
+                    // What was ended did not fail, and what was complete before is still worth a report.
+                    Err(_) if stop::asked() => break,
+                    outcome => outcome?,
+                }
             }
         }
         note_about(&source, &mut section);
@@ -226,6 +275,15 @@ fn one(
     let ours = Rival::ours(engine, &[], &source.plain(), folder)?;
     let theirs = Rival::fio(against.name(), version, &script, folder)?;
     section.cases.extend(contest(&title, &ours, &theirs, args.common.rounds(), source.same_work(parted))?);
+    for rival in [&ours, &theirs] {
+        if let Some(start) = rival.start.get() {
+            let (name, ms) = (&rival.name, start.cpu_seconds * 1000.0);
+            note(
+                &mut section.notes,
+                format!("{}: without the start of {name}, which took {ms:.0} ms of CPU time", source.name),
+            );
+        }
+    }
     Ok(())
 }
 
@@ -252,7 +310,8 @@ fn fixed(source: &Source, version: &str, folder: &Path, notes: &mut Vec<String>)
 /// Makes the files as fio makes them, once.
 fn lay_out(source: &Source, folder: &Path) -> anyhow::Result<()> {
     let job = folder.join("layout.fio");
-    source.with(&["ioengine=psync", "create_only=1"]).write(&job)?;
+    let script = source.with(&["ioengine=psync", "create_only=1"]);
+    fs::write(&job, script.text).with_context(|| format!("could not write the job file {}", job.display()))?;
     let mut command = FIO.command();
     command.args(["--thread", "--eta=never"]).arg(&job).current_dir(folder);
     usage::run(&mut command).context("laying out the files")?;
@@ -273,6 +332,14 @@ fn note_about(source: &Source, section: &mut Section) {
     }
     let short = cases.iter().filter(|case| case.name.starts_with(&format!("{name}/")));
     let shortest = short.flat_map(|case| case.ours.runs.iter().chain(&case.theirs.runs)).map(|run| run.seconds);
+    if cases.iter().any(|case| case.name.starts_with(&format!("{name}/")) && case.cpu.is_none()) {
+        note(
+            notes,
+            format!(
+                "{name}: where CPU has no ratio, a round used less of it than half a program's start: give it more to do"
+            ),
+        );
+    }
     let shortest = shortest.fold(f64::INFINITY, f64::min);
     if shortest < 0.1 {
         let ms = shortest * 1000.0;
@@ -336,13 +403,15 @@ mod tests {
             let bytes = if lines.contains("numjobs=2") { 8 << 20 } else { 4 << 20 };
             for side in [&case.ours, &case.theirs] {
                 assert_eq!((side.runs[0].bytes, side.runs[0].operations), (bytes, bytes / 4096), "{lines}");
-                assert!(side.runs[0].cpu_seconds > 0.0 && side.runs[0].peak_rss_bytes > 1 << 20);
+                assert!(side.runs[0].peak_rss_bytes > 1 << 20);
                 assert!(side.runs[0].latency_ns(0.99) >= side.runs[0].latency_ns(0.5));
             }
-            // The two job files are new; no file beside those laid out is.
-            assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), before + 2, "{lines}");
-            std::fs::remove_file(place.folder.path().join("fio-io_uring.fio")).unwrap();
-            std::fs::remove_file(place.folder.path().join("fio-psync.fio")).unwrap();
+            assert!(deep.start().unwrap().cpu_seconds > 0.0);
+            // The four job files are new; no file beside those laid out is.
+            for file in deep.jobs.iter().chain(&parted.jobs) {
+                std::fs::remove_file(file).unwrap();
+            }
+            assert_eq!(std::fs::read_dir(place.folder.path()).unwrap().count(), before, "{lines}");
         }
     }
 
@@ -377,7 +446,7 @@ mod tests {
         let source = place.source(DEEP);
         let mut notes = Vec::new();
         let script = fixed(&source, &place.version, place.folder.path(), &mut notes).unwrap();
-        assert!(script.0.contains("registerfiles=1"));
-        assert_eq!(script.0.contains("fixedbufs=1"), notes.is_empty(), "{notes:?}");
+        assert!(script.text.contains("registerfiles=1"));
+        assert_eq!(script.text.contains("fixedbufs=1"), notes.is_empty(), "{notes:?}");
     }
 }

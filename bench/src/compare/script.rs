@@ -55,9 +55,13 @@ impl Length {
     }
 }
 
-/// A job file for one side, as text.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Script(pub String);
+/// A job file for one side.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Script {
+    pub text: String,
+    /// The same, with one block for every clone to move: what it costs to start and to end.
+    pub once: String,
+}
 
 impl Source {
     /// `scratch` is where the files go.
@@ -103,28 +107,31 @@ impl Source {
 
     /// Every job with some more lines.
     pub fn with(&self, lines: &[&str]) -> Script {
-        let mut text = String::new();
+        let mut script = Script::default();
         for (job, length) in &self.jobs {
-            self.section(&mut text, job, length.iter().cloned().chain(lines.iter().map(|line| (*line).to_owned())));
+            self.section(&mut script, job, length.iter().cloned().chain(lines.iter().map(|line| (*line).to_owned())));
         }
-        Script(text)
+        script
     }
 
-    fn section(&self, text: &mut String, job: &Job, lines: impl Iterator<Item = String>) {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{job}");
+    fn section(&self, script: &mut Script, job: &Job, lines: impl Iterator<Item = String>) {
+        let mut text = job.to_string();
         for line in self.common.iter().cloned().chain(lines) {
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "{line}");
         }
+        let block = job.read_blocks.max.max(job.write_blocks.max);
+        script.text += &text;
+        let _ = write!(script.once, "{text}time_based=0\nramp_time=0\nio_size={block}\n");
     }
 
     /// For a blocking engine: clones instead of depth. Fails with why that would not be the same work.
     pub fn blocking(&self, lines: &[&str]) -> anyhow::Result<Script> {
-        let mut text = String::new();
+        let mut script = Script::default();
         for (job, length) in &self.jobs {
             let lines = length.iter().cloned().chain(lines.iter().map(|line| (*line).to_owned()));
             if job.iodepth <= 1 {
-                self.section(&mut text, job, lines);
+                self.section(&mut script, job, lines);
                 continue;
             }
             let part = part_of(job)?;
@@ -140,10 +147,10 @@ impl Source {
                 if clone > 0 {
                     lines.push("stonewall=0".to_owned());
                 }
-                self.section(&mut text, job, lines.into_iter());
+                self.section(&mut script, job, lines.into_iter());
             }
         }
-        Ok(Script(text))
+        Ok(script)
     }
 
     /// What both sides must have in common. `parted` where one of them has clones instead of depth.
@@ -205,13 +212,6 @@ fn part_of(job: &Job) -> anyhow::Result<Vec<String>> {
     Ok(vec![format!("size={part}"), format!("offset_increment={part}")])
 }
 
-impl Script {
-    pub fn write(&self, to: &Path) -> anyhow::Result<()> {
-        use anyhow::Context;
-        std::fs::write(to, &self.0).with_context(|| format!("could not write the job file {}", to.display()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,7 +232,12 @@ mod tests {
         let wanted = format!(
             "[a]\nbs=8k\ndirectory=/elsewhere\nrw=read\nsize=1m\n{ours}[b]\nbs=8k\ndirectory=/elsewhere\nstonewall\nrw=write\nsize=2m\n{ours}"
         );
-        assert_eq!(source.with(&["x=1"]).0, wanted);
+        assert_eq!(source.with(&["x=1"]).text, wanted);
+        let once = source.plain().once;
+        assert!(
+            once.ends_with("time_based=0\nramp_time=0\nio_size=8192\n") && once.matches("io_size").count() == 2,
+            "{once}"
+        );
     }
 
     #[test]
@@ -241,7 +246,7 @@ mod tests {
         let (timed, sized) = ("[a]\nrw=randread\nsize=1m\nruntime=60\ntime_based\n", "[a]\nrw=read\nsize=1m\n");
         let of = |text: &str, length| {
             let source = source(text, length).unwrap();
-            (source.plain().0, source.same_work(false).bounded)
+            (source.plain().text, source.same_work(false).bounded)
         };
         let (text, bounded) = of(timed, Length::AtMost(half));
         assert!(text.contains("\nruntime=500ms\ntime_based=1\n") && !bounded, "{text}");
@@ -255,7 +260,7 @@ mod tests {
 
     #[test]
     fn parts_cover_a_sequential_job_and_share_a_random_one() {
-        let lines = |text: &str| source(text, Length::Own).unwrap().blocking(&[]).unwrap().0;
+        let lines = |text: &str| source(text, Length::Own).unwrap().blocking(&[]).unwrap().text;
         let sequential = lines("[a]\nrw=write\nbs=64k\nsize=1m\niodepth=4\n");
         for line in ["numjobs=4", "iodepth=1", "size=262144", "offset_increment=262144", "filename=a.0.0"] {
             assert!(sequential.contains(&format!("\n{line}\n")), "{line} in {sequential}");
