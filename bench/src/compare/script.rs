@@ -61,6 +61,8 @@ pub struct Script {
     pub text: String,
     /// The same, with one block for every clone to move: what it costs to start and to end.
     pub once: String,
+    /// Leaves something that is to be written back.
+    pub writes: bool,
 }
 
 impl Source {
@@ -122,6 +124,7 @@ impl Source {
         }
         let block = job.read_blocks.max.max(job.write_blocks.max);
         script.text += &text;
+        script.writes |= job.rw.writes;
         let _ = write!(script.once, "{text}time_based=0\nramp_time=0\nio_size={block}\n");
     }
 
