@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, Stream};
 
+use super::failure::Failure;
 use super::handicap::Handicap;
 use super::iolog::IoLog;
 use super::pause::Pause;
+use super::replay::Replay;
 use super::stats::{Stats, count_batch};
 use super::usage::Usage;
 use super::verify;
@@ -64,12 +66,6 @@ pub struct Outcome {
     /// The process before and after.
     pub process: (Usage, Usage),
     pub failure: Option<Failure>,
-}
-
-#[derive(Debug, Clone)]
-pub struct Failure {
-    pub errno: i32,
-    pub message: String,
 }
 
 /// Longest sleep before the stop flag is looked at again.
@@ -188,7 +184,7 @@ impl Work {
             // Not limited in time: what was written is verified.
             let deadline = self.deadline.take();
             self.replaying = true;
-            let mut replay = Replay::new(again, self.writes, &self.lane);
+            let mut replay = Replay::new(again, self.writes, &self.lane.sizes, &self.lane.job);
             let since = Instant::now();
             self.pump(engine, pause, || replay.next()).await;
             self.stats.read.runtime += since.elapsed();
@@ -422,36 +418,6 @@ impl Lane {
     }
 }
 
-impl Failure {
-    /// `what` went wrong, why, and what to do about it.
-    pub fn from_io(what: &str, error: &io::Error) -> Failure {
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        let next = match errno {
-            libc::ENOSPC | libc::EDQUOT => "; free some space, give a smaller size=, or choose another directory=",
-            libc::ENOENT => "; make the folder, or correct directory= or filename=",
-            libc::EACCES | libc::EPERM | libc::EROFS => "; choose a file that this user may open so",
-            libc::EISDIR => "; name a file, not a folder",
-            libc::EINVAL => {
-                "; with direct=1, block sizes and offsets must fit the device, and the file system must take direct I/O"
-            }
-            _ => "",
-        };
-        Failure { errno, message: format!("{what}: {error}{next}") }
-    }
-
-    /// For a full disk: how much is left.
-    pub fn with_room(mut self, path: &Path) -> Failure {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if matches!(self.errno, libc::ENOSPC | libc::EDQUOT)
-            && let Ok(room) = rustix::fs::statvfs(folder)
-        {
-            let bytes = room.f_bavail * room.f_frsize;
-            self.message = format!("{} ({bytes} bytes are free in {})", self.message, folder.display());
-        }
-        self
-    }
-}
-
 /// An operation with the engine, and its clock.
 struct Flight<F> {
     op: Op,
@@ -487,57 +453,5 @@ impl<F: Future<Output = Done>> Future for Flight<F> {
                 Poll::Pending
             }
         }
-    }
-}
-
-/// The reads that verify a lane's writes: those of its plan, as many as were made, each block once.
-struct Replay<'a> {
-    plan: &'a mut Plan,
-    left: u64,
-    seen: Seen,
-}
-
-impl<'a> Replay<'a> {
-    fn new(plan: &'a mut Plan, writes: u64, lane: &Lane) -> Replay<'a> {
-        let blocks = lane.job.write_blocks;
-        Replay { plan, left: writes, seen: Seen::new(&lane.sizes, lane.job.offset, blocks.min) }
-    }
-
-    fn next(&mut self) -> Option<Op> {
-        while self.left > 0 {
-            match self.plan.next()? {
-                Op::Write { file, offset, len } => {
-                    self.left -= 1;
-                    if self.seen.first_time(file, offset) {
-                        return Some(Op::Read { file, offset, len });
-                    }
-                }
-                Op::Read { .. } | Op::Sync { .. } => {}
-            }
-        }
-        None
-    }
-}
-
-/// Which blocks were met: one bit each.
-struct Seen {
-    files: Vec<Vec<u64>>,
-    from: u64,
-    block: u64,
-}
-
-impl Seen {
-    fn new(sizes: &[u64], from: u64, block: u64) -> Seen {
-        let words = |size: &u64| vec![0; (size.saturating_sub(from) / block / 64 + 1) as usize];
-        Seen { files: sizes.iter().map(words).collect(), from, block }
-    }
-
-    fn first_time(&mut self, file: u16, offset: u64) -> bool {
-        let block = offset.saturating_sub(self.from) / self.block;
-        let Some(word) = self.files[usize::from(file)].get_mut((block / 64) as usize) else { return true };
-        let bit = 1 << (block % 64);
-        let first = *word & bit == 0;
-        *word |= bit;
-        first
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::fs::{Advice, FallocateFlags};
 
-use super::lane::Failure;
+use super::failure::Failure;
 use super::verify::noise;
 use crate::engine::Block;
 use crate::job::{Fallocate, Job};
