@@ -15,11 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-#[allow(unused_imports)] // while the rooms grow
-pub use error::JobError;
-#[allow(unused_imports)]
 pub use file::load;
-#[allow(unused_imports)]
 pub use flags::Flags;
 
 /// One section of a job file, globals folded in, before `numjobs` makes clones of it. Sizes are bytes.

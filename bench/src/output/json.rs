@@ -17,9 +17,19 @@ pub fn json(report: &Report, plus: bool) -> String {
         timestamp: since.as_secs(),
         timestamp_ms: since.as_millis() as u64,
         time: super::human::clock(report.started),
+        global_options: report
+            .jobs
+            .first()
+            .map(|job| with_values(&job.job.global))
+            .filter(|options| !options.0.is_empty()),
         jobs: report.jobs.iter().map(|job| self::job(job, report, plus)).collect(),
     };
     serde_json::to_string_pretty(&document).expect("maps with string keys are JSON") + "\n"
+}
+
+/// fio leaves out the flags that stand alone.
+fn with_values(options: &[(String, String)]) -> Ordered<String, String> {
+    Ordered(options.iter().filter(|(_, value)| !value.is_empty()).cloned().collect())
 }
 
 #[derive(Serialize)]
@@ -29,6 +39,8 @@ struct Document {
     timestamp: u64,
     timestamp_ms: u64,
     time: String,
+    #[serde(rename = "global options", skip_serializing_if = "Option::is_none")]
+    global_options: Option<Ordered<String, String>>,
     jobs: Vec<Job>,
 }
 
@@ -142,7 +154,7 @@ fn job(job: &JobReport, report: &Report, plus: bool) -> Job {
         // What fio writes for a job that is over.
         eta: i32::MAX as u64,
         elapsed: job.since_start.as_secs() + 1,
-        options: Ordered(job.job.given.clone()),
+        options: with_values(&job.job.given),
         read: direction(&stats.read, in_group(|job| &job.stats.read), plus),
         write: direction(&stats.write, in_group(|job| &job.stats.write), plus),
         trim: direction(&Side::default(), 0, plus),

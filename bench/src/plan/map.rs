@@ -32,21 +32,36 @@ impl Map {
 
     /// Touches up to `count` blocks from `first` on, and stops at one that is touched or at the end. Returns how many.
     pub fn touch(&mut self, first: u64, count: u64) -> u64 {
-        let free = (first..self.blocks.min(first.saturating_add(count)))
-            .take_while(|&block| !self.is_touched(block))
-            .count() as u64;
-        for block in first..first + free {
-            let mut bit = block;
-            for level in &mut self.levels {
-                let word = &mut level[(bit / 64) as usize];
-                *word |= 1 << (bit % 64);
-                if *word != u64::MAX {
-                    break;
-                }
-                bit /= 64;
+        let end = self.blocks.min(first.saturating_add(count));
+        let mut next = first;
+        while next < end {
+            let (word, bit) = (next / 64, next % 64);
+            let wanted = (64 - bit).min(end - next);
+            let free = wanted.min(u64::from((self.levels[0][word as usize] >> bit).trailing_zeros()));
+            if free == 0 {
+                break;
+            }
+            self.set(word, (u64::MAX >> (64 - free)) << bit);
+            next += free;
+            if free < wanted {
+                break;
             }
         }
-        free
+        next.saturating_sub(first)
+    }
+
+    /// Sets bits of a word of blocks, and the bit above each word that is full now.
+    fn set(&mut self, word: u64, mut bits: u64) {
+        let mut word = word;
+        for level in &mut self.levels {
+            let place = &mut level[word as usize];
+            *place |= bits;
+            if *place != u64::MAX {
+                return;
+            }
+            bits = 1 << (word % 64);
+            word /= 64;
+        }
     }
 
     /// The first free block after `block`, from the start again behind the last one.

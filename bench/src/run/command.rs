@@ -19,7 +19,7 @@ pub struct RunArgs {
     files: Vec<PathBuf>,
     /// Carries the operations out, whatever ioengine= says
     #[arg(long, value_enum)]
-    engine: Option<EngineName>,
+    engine: Option<EngineKind>,
     #[arg(long, value_enum, default_value = "normal")]
     output_format: Format,
     /// Writes the result to a file instead of the standard output
@@ -41,31 +41,10 @@ pub struct RunArgs {
     flags: job::Flags,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum EngineName {
-    Raw,
-    Bridge,
-    Threads,
-    Mmap,
-    Http,
-}
-
-impl From<EngineName> for EngineKind {
-    fn from(name: EngineName) -> EngineKind {
-        match name {
-            EngineName::Raw => EngineKind::Raw,
-            EngineName::Bridge => EngineKind::Bridge,
-            EngineName::Threads => EngineKind::Threads,
-            EngineName::Mmap => EngineKind::Mmap,
-            EngineName::Http => EngineKind::Http,
-        }
-    }
-}
-
 impl RunArgs {
     pub fn execute(self) -> ExitCode {
         let say = |what: &dyn std::fmt::Display| eprintln!("reelring-bench: {what}");
-        let engine = self.engine.map(EngineKind::from);
+        let engine = self.engine;
         let jobs = match job::load(&self.files, &self.flags, engine) {
             Ok(jobs) => jobs,
             Err(error) => {
