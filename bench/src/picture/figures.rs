@@ -32,7 +32,13 @@ fn row(side: &Side) -> Row<'_> {
         false => format!("{} op/s", spread(&Run::operations_per_second, units::count)),
     };
     let operations = if counted { spread(&Run::operations_per_second, units::count) } else { dash() };
-    let cpu = if moved { spread(&Run::cpu_seconds_per_gb, units::number) } else { dash() };
+    let cpu = match (moved, counted) {
+        (true, _) => spread(&Run::cpu_seconds_per_gb, units::number),
+        (false, true) => {
+            format!("{} ms/op", spread(&|run| run.cpu_seconds * 1e3 / run.operations as f64, units::number))
+        }
+        (false, false) => dash(),
+    };
     let switches = if counted { units::number(median(side.figures(Run::switches_per_operation))) } else { dash() };
     let peak = side.runs.iter().map(|run| run.peak_rss_bytes).max().unwrap_or(0);
     let rss = if peak > 0 { units::bytes(peak as f64) } else { dash() };

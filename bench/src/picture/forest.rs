@@ -57,7 +57,7 @@ pub fn picture(what: What, title: &str, sections: &[&Section], resolution: Optio
             ("speed of ours divided by theirs, with its interval; further right is better", "slower", "faster")
         }
         What::Cpu => (
-            "CPU time for each GB, ours divided by theirs, with its interval; further left is better",
+            "CPU time for the same work, ours divided by theirs, with its interval; further left is better",
             "costs more",
             "costs less",
         ),

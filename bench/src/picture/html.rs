@@ -13,7 +13,7 @@ const STYLE: &str = "\
 *{box-sizing:border-box}body{margin:0 auto;padding:2.5rem 1.25rem 4rem;max-width:60rem;background:var(--paper);color:var(--ink);\
 font:16px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}h1{font-size:1.9rem;line-height:1.2;margin:0 0 .3rem}\
 h2{font-size:1.3rem;margin:3rem 0 .6rem;padding-top:1rem;border-top:1px solid var(--line)}h3{font-size:1rem;margin:1.6rem 0 .3rem}\
-.quiet{color:var(--quiet)}dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:1rem 0}dt{color:var(--quiet)}dd{margin:0}\
+.quiet{color:var(--quiet)}.notes{font-size:.85rem;padding-left:1.1rem;margin:.6rem 0 1rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1.2rem;margin:1rem 0}dt{color:var(--quiet)}dd{margin:0}\
 pre{background:var(--soft);border-radius:6px;padding:.6rem .8rem;overflow-x:auto;font:13px/1.45 ui-monospace,monospace;margin:.5rem 0}\
 .wide{overflow-x:auto;margin:.6rem 0 1.2rem}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;width:100%}\
 th{font-weight:500;color:var(--quiet);text-align:left;white-space:nowrap}th,td{padding:.28rem .7rem .28rem 0;vertical-align:top}\
@@ -116,9 +116,7 @@ fn missing(out: &mut String, findings: &Findings) {
 fn section(out: &mut String, section: &Section, room: &mut usize) {
     let _ = writeln!(out, "<h2 id=\"{}\">{}</h2>", super::file_name(&section.id), escape(&section.title));
     command(out, &section.command);
-    for note in &section.notes {
-        let _ = writeln!(out, "<p class=\"quiet\">{}</p>", escape(note));
-    }
+    notes(out, &section.notes);
     if section.cases.is_empty() {
         return;
     }
@@ -167,9 +165,7 @@ fn case_rows(out: &mut String, case: &Case) {
 fn own(out: &mut String, table: &super::Table) {
     let _ = writeln!(out, "<h2 id=\"{}\">{}</h2>", super::file_name(&table.id), escape(&table.title));
     command(out, &table.command);
-    for note in &table.notes {
-        let _ = writeln!(out, "<p class=\"quiet\">{}</p>", escape(note));
-    }
+    notes(out, &table.notes);
     let row = |cells: &[String], tag: &str| -> String {
         cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
     };
@@ -178,6 +174,17 @@ fn own(out: &mut String, table: &super::Table) {
         let _ = writeln!(out, "<tr>{}</tr>", row(cells, "td"));
     }
     out.push_str("</tbody></table></div>\n");
+}
+
+fn notes(out: &mut String, notes: &[String]) {
+    if notes.is_empty() {
+        return;
+    }
+    out.push_str("<ul class=\"notes quiet\">\n");
+    for note in notes {
+        let _ = writeln!(out, "<li>{}</li>", escape(note));
+    }
+    out.push_str("</ul>\n");
 }
 
 fn command(out: &mut String, command: &str) {

@@ -74,6 +74,11 @@ const FIO_JOBS: [Job; 9] = [
     job("qd1", "bridge,threads", "psync", true),
     job("qd1-idle", "bridge", "psync", false),
 ];
+/// Cases of the other programs, and the seconds of a round of one side.
+const NGINX: [(&str, f64); 4] =
+    [("hot-64k-c64", 1.1), ("hot-1m-c64", 1.1), ("hot-whole-64m-c1", 1.1), ("cold-1m-c1", 1.6)];
+const ARIA2: [(&str, f64); 2] = [("near-x1-synced", 2.5), ("far-x16", 3.5)];
+const FFMPEG: [(&str, f64); 2] = [("one-720p", 6.0), ("ladder-720p-360p", 9.0)];
 /// The job of the self-check: the one whose verdict is looked at first.
 const OWN_JOB: &str = "randread-4k-qd64";
 const ROUNDS: u32 = 8;
@@ -87,21 +92,9 @@ pub fn parts(quick: bool, jobs: &Path) -> Vec<Part> {
         part(PartName::Fio, "Storage engine, beside fio", fio_jobs(quick, jobs)),
         part(PartName::Store, "Whole objects through the store", vec![whole_objects(quick)]),
         part(PartName::Sweep, "Along block size and depth", sweeps(quick)),
-        part(
-            PartName::Nginx,
-            "Serving files, beside nginx",
-            peer("nginx", quick, 1.0, 3.0, &["hot-64k-c64", "hot-1m-c64", "hot-whole-64m-c1", "cold-1m-c1"]),
-        ),
-        part(
-            PartName::Aria2,
-            "Fetching a file, beside aria2c",
-            peer("aria2", quick, 2.5, 6.0, &["near-x1-synced", "near-x16-synced", "far-x16"]),
-        ),
-        part(
-            PartName::Ffmpeg,
-            "Encoding to HLS, beside ffmpeg",
-            peer("ffmpeg", quick, 6.0, 12.0, &["one-720p", "ladder"]),
-        ),
+        part(PartName::Nginx, "Serving files, beside nginx", peer("nginx", quick, &NGINX)),
+        part(PartName::Aria2, "Fetching a file, beside aria2c", peer("aria2", quick, &ARIA2)),
+        part(PartName::Ffmpeg, "Encoding to HLS, beside ffmpeg", peer("ffmpeg", quick, &FFMPEG)),
     ]
 }
 
@@ -144,14 +137,14 @@ fn fio_jobs(quick: bool, jobs: &Path) -> Vec<Step> {
 }
 
 /// One step for each case, so that what a slow one costs is its own.
-fn peer(name: &str, quick: bool, round: f64, around: f64, cases: &[&str]) -> Vec<Step> {
+fn peer(name: &str, quick: bool, cases: &[(&str, f64)]) -> Vec<Step> {
     if quick {
         let line = format!("compare {name} --quick");
         return vec![Step { title: name.to_owned(), seconds: 60.0, work: Work::Compare(words(&line)) }];
     }
-    let step = |case: &&str| {
+    let step = |(case, seconds): &(&str, f64)| {
         let line = format!("compare {name} --case {case} --rounds {ROUNDS} --runtime 1");
-        let seconds = rounds(round) + around;
+        let seconds = rounds(*seconds) + AROUND;
         Step { title: format!("{name}: {case}"), seconds, work: Work::Compare(words(&line)) }
     };
     cases.iter().map(step).collect()
@@ -217,5 +210,27 @@ mod tests {
         let quick: f64 =
             parts(true, Path::new("bench/jobs")).iter().flat_map(|part| &part.steps).map(|step| step.seconds).sum();
         assert!(quick < all / 2.0, "{quick} s");
+    }
+
+    #[test]
+    fn every_line_is_one_this_program_takes_and_every_job_file_is_there() {
+        use clap::Parser;
+        let jobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs");
+        for quick in [false, true] {
+            for step in parts(quick, &jobs).iter().flat_map(|part| &part.steps) {
+                let (Work::Compare(line) | Work::Store(line)) = &step.work else { continue };
+                let line: Vec<&str> = line.iter().map(String::as_str).collect();
+                if let Err(error) =
+                    crate::Cli::try_parse_from([&["reelring-bench"], &line[..], &["--dir", "."]].concat())
+                {
+                    panic!("{line:?}: {error}");
+                }
+                let files = line.iter().filter(|word| word.ends_with(".fio"));
+                assert!(
+                    files.into_iter().all(|file| Path::new(file).exists()),
+                    "{line:?} names a file that is not there"
+                );
+            }
+        }
     }
 }
