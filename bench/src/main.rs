@@ -4,8 +4,6 @@
 //! nginx, aria2c, ffmpeg or itself, in alternating rounds. `store` measures whole objects. `report` does the standard set
 //! of all of these and writes docs/benchmarks.md.
 
-#![allow(dead_code)] // until the lanes have landed
-
 mod compare;
 mod engine;
 mod job;

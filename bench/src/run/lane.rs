@@ -40,7 +40,6 @@ pub struct Live {
 
 pub struct Lane {
     pub job: Arc<Job>,
-    pub clone: u32,
     /// Over all jobs, from 1, as fio counts.
     pub number: u32,
     pub paths: Vec<PathBuf>,

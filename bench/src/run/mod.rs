@@ -81,7 +81,6 @@ struct Clone {
     job: Arc<Job>,
     engine: EngineKind,
     group: u32,
-    clone: u32,
     /// Over all jobs, from 1.
     number: u32,
     paths: Vec<PathBuf>,
@@ -189,7 +188,7 @@ fn expand(jobs: Vec<Job>, chosen: Option<EngineKind>) -> Result<Vec<Clone>, Stri
         for clone in job.clones() {
             let paths = job.files.of_clone(&job.name, clone);
             let number = clones.len() as u32 + 1;
-            clones.push(Clone { job: Arc::clone(&job), engine, group, clone, number, paths, sizes: Vec::new() });
+            clones.push(Clone { job: Arc::clone(&job), engine, group, number, paths, sizes: Vec::new() });
         }
         if clones.len() > CLONES {
             return Err(format!("all jobs together have {} clones (numjobs), the limit is {CLONES}", clones.len()));
@@ -337,7 +336,6 @@ impl Runner {
     fn lane(&self, clone: &Clone) -> Lane {
         Lane {
             job: Arc::clone(&clone.job),
-            clone: clone.clone,
             number: clone.number,
             paths: clone.paths.clone(),
             sizes: clone.sizes.clone(),
