@@ -87,7 +87,7 @@ fn losses(out: &mut String, sections: &[Section]) {
     out.push_str("<h2>Where we lose</h2>\n");
     let losses = words::losses(&rivals);
     if losses.is_empty() {
-        out.push_str("<p>Nowhere, as far as this machine could tell in this time: no interval below lies wholly on the losing side.</p>\n");
+        let _ = writeln!(out, "<p>{}</p>", words::no_losses(&rivals));
         return;
     }
     out.push_str("<div class=\"losses\"><ul>\n");

@@ -90,6 +90,16 @@ pub fn losses(sections: &[Section]) -> Vec<Loss<'_>> {
     found.into_iter().map(|(_, _, loss)| loss).collect()
 }
 
+/// The sentence for a page without a loss, which must not claim more than was measured.
+pub fn no_losses(sections: &[Section]) -> String {
+    let undecided = |case: &&Case| case.speed.verdict == Verdict::TooFewRounds;
+    let all = sections.iter().map(|section| section.cases.len()).sum::<usize>();
+    match sections.iter().flat_map(|section| &section.cases).filter(undecided).count() {
+        0 => "Nowhere, as far as this machine could tell: no interval below lies wholly on the losing side.".into(),
+        some => format!("Unknown: {some} of {all} cases had too few rounds for a verdict, and none of the others is a loss."),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -162,8 +162,7 @@ fn losses(out: &mut String, sections: &[Section]) {
     let losses = words::losses(&rivals);
     if losses.is_empty() {
         out.push_str(
-            "Nowhere, as far as this machine could tell: no interval below lies wholly on the losing side.\n\n",
-        );
+                    let _ = writeln!(out, "{}\n", words::no_losses(&rivals));
         return;
     }
     for loss in losses {

@@ -71,7 +71,7 @@ const FIO_JOBS: [Job; 9] = [
     whole("write-1m", 1.6),
     whole("durable-4k", 2.2),
     job("randrw-70-30", "bridge", "io_uring", false),
-    job("qd1", "bridge,threads", "psync", true),
+    job("qd1", "bridge,threads", "psync", false),
     job("qd1-idle", "bridge", "psync", false),
 ];
 /// Cases of the other programs, and the seconds of a round of one side.
