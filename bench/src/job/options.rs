@@ -197,8 +197,17 @@ impl Draft {
             if entry.value.starts_with(char::is_whitespace) {
                 return Err(fail("begins with a blank, which fio would misread: remove it".into()));
             }
-            if entry.value.contains([';', '#', '\n', '\r', '\0']) {
-                return Err(fail("has a character that a job file cannot hold: ; # NUL or a line break".into()));
+            if entry.value.contains([';', '#', '\n', '\r', '\0']) || entry.value.ends_with(char::is_whitespace) {
+                return Err(fail(
+                    "has what a job file cannot hold: ; # NUL, a line break, or a blank at its end".into(),
+                ));
+            }
+            if entry.value.len() + spec.name.len() >= limits::JOB_LINE_BYTES {
+                return Err(fail(format!(
+                    "has {} bytes, over a job file's line of {}",
+                    entry.value.len(),
+                    limits::JOB_LINE_BYTES
+                )));
             }
             (spec.apply)(self, Value { text: &entry.value }).map_err(fail)?;
             self.job.given.push((spec.name.to_owned(), entry.value.clone()));
@@ -213,6 +222,7 @@ impl Draft {
 
     pub fn stonewall(&mut self) {
         self.job.stonewall = true;
+        self.job.given.push(("stonewall".to_owned(), String::new()));
     }
 
     /// The job, if its options go together.

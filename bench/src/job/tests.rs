@@ -91,6 +91,28 @@ fn a_command_may_have_flags_of_its_own() {
 }
 
 #[test]
+fn job_files_follow_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = ["a", "b"].map(|name| folder.path().join(name));
+    std::fs::write(&files[0], "[global]\nbs=8k\n[a]\nsize=1m\n").unwrap();
+    std::fs::write(&files[1], "[b]\nsize=1m\n[c]\nsize=1m\n").unwrap();
+    let flags = flags::parse(["--rw=randread", "--bs=16k", "--name=first", "--size=1m"]).unwrap();
+    let jobs = load(&files, &flags, None).unwrap();
+    let facts: Vec<_> =
+        jobs.iter().map(|job| (job.name.as_str(), job.read_blocks.min, job.rw.pattern, job.stonewall)).collect();
+    assert_eq!(
+        facts,
+        [
+            ("first", 16384, Pattern::Random, false),
+            ("a", 8192, Pattern::Random, false),
+            ("b", 4096, Pattern::Sequential, true),
+            ("c", 4096, Pattern::Sequential, false),
+        ]
+    );
+    assert!(jobs[2].to_string().contains("\nstonewall\n"));
+}
+
+#[test]
 fn options_have_fios_meaning() {
     assert_eq!(
         one("rw=randrw\nrwmixread=70").unwrap().rw,
@@ -182,8 +204,21 @@ fn errors_say_where_and_what_instead() {
         jobs(format!("[a]\nfilename={}\n", "x".repeat(5000))).unwrap_err().to_string().contains("the limit is 4096")
     );
     assert!(jobs("[a]\nsize=1m\n".repeat(257)).unwrap_err().to_string().contains("over 256 sections"));
-    let error = flags(&["--name=a", "--size=1m", "--filename=a#b"]).unwrap_err().to_string();
-    assert!(error.contains("cannot hold"), "{error}");
+    let long = format!("--filename={}", "x".repeat(5000));
+    for (flag, message) in [
+        ("--filename=a#b", "cannot hold"),
+        ("--filename=a ", "cannot hold"),
+        ("--filename=a\nb", "cannot hold"),
+        (&long, "over a job file's line"),
+        ("--name=a/b", "no / [ ]"),
+        ("--name=", "needs a name"),
+        ("--size=", "needs a value"),
+        ("--time_based=maybe", "write 0 or 1"),
+    ] {
+        let error = flags(&["--name=a", "--size=1m", flag]).unwrap_err().to_string();
+        assert!(error.contains(message), "{flag}: {error}");
+        assert!(error.len() < 300, "{} bytes", error.len());
+    }
 }
 
 /// An option with a value of its kind, most of them good.
