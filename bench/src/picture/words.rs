@@ -96,7 +96,9 @@ pub fn no_losses(sections: &[Section]) -> String {
     let all = sections.iter().map(|section| section.cases.len()).sum::<usize>();
     match sections.iter().flat_map(|section| &section.cases).filter(undecided).count() {
         0 => "Nowhere, as far as this machine could tell: no interval below lies wholly on the losing side.".into(),
-        some => format!("Unknown: {some} of {all} cases had too few rounds for a verdict, and none of the others is a loss."),
+        some => format!(
+            "Unknown: {some} of {all} cases had too few rounds for a verdict, and none of the others is a loss."
+        ),
     }
 }
 

@@ -161,8 +161,7 @@ fn losses(out: &mut String, sections: &[Section]) {
     out.push_str("## Where we lose\n\n");
     let losses = words::losses(&rivals);
     if losses.is_empty() {
-        out.push_str(
-                    let _ = writeln!(out, "{}\n", words::no_losses(&rivals));
+        let _ = writeln!(out, "{}\n", words::no_losses(&rivals));
         return;
     }
     for loss in losses {
