@@ -1,7 +1,7 @@
 //! `raw`: tokio-uring without the bridge, on a thread of each clone.
 //!
-//! The thread's runtime submits what was queued when it parks: all operations started since the last completions go to the
-//! kernel in one `io_uring_enter`. An operation in flight holds its block and the files; tokio-uring keeps both until the
+//! The thread's runtime submits what was queued when it parks, or when the submission queue is full. The queue is kept
+//! short, so that the disk begins with the first operations of a deep job while the rest are still being prepared. An operation in flight holds its block and the files; tokio-uring keeps both until the
 //! completion even if the future is dropped.
 
 use std::fs::File;
@@ -17,6 +17,10 @@ use super::{Access, Block, Done, Engine, ended, open_all};
 use crate::limits::RETRIES;
 use crate::plan::Op;
 
+/// Entries of the submission queue. With one as long as the depth, 64 reads in flight reached about a tenth fewer
+/// operations per second: the disk waited while all 64 were queued.
+const SUBMITTED_AT_ONCE: u32 = 16;
+
 pub struct Raw {
     files: Rc<[File]>,
 }
@@ -26,17 +30,21 @@ impl Raw {
         Ok(Raw { files: open_all(paths, access)?.into() })
     }
 
-    /// A runtime for one clone: the ring has room for every operation in flight, so that a push never fails.
+    /// A runtime for one clone. The completion queue has room for every operation in flight, so that the kernel can always
+    /// take what is submitted; a full submission queue is submitted at once.
     pub fn runtime(iodepth: u32) -> io::Result<tokio_uring::Runtime> {
         let mut ring = tokio_uring::uring_builder();
         // One thread submits, and completions need no interrupt of it: it looks when it parks. DEFER_TASKRUN, which would go
         // further, hangs tokio-uring 0.5.
-        ring.setup_coop_taskrun().setup_single_issuer();
-        let entries = iodepth.next_power_of_two().max(8);
-        match tokio_uring::Runtime::new(tokio_uring::builder().entries(entries).uring_builder(&ring)) {
+        let completions = 2 * iodepth.next_power_of_two().max(SUBMITTED_AT_ONCE);
+        ring.setup_cqsize(completions).setup_coop_taskrun().setup_single_issuer();
+        let mut builder = tokio_uring::builder();
+        builder.entries(SUBMITTED_AT_ONCE).uring_builder(&ring);
+        match tokio_uring::Runtime::new(&builder) {
             // Kernels before 6.0 do not know the flags.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                tokio_uring::Runtime::new(tokio_uring::builder().entries(entries))
+                let mut plain = tokio_uring::uring_builder();
+                tokio_uring::Runtime::new(builder.uring_builder(plain.setup_cqsize(completions)))
             }
             other => other,
         }
