@@ -190,6 +190,15 @@ fn part_of(job: &Job) -> anyhow::Result<Vec<String>> {
     ensure!(job.rate == job::Rates::default(), "[{name}] limits its rate, which is one clone's");
     ensure!(job.thinktime.is_zero(), "[{name}] has a thinktime, which is one clone's");
     let random = job.rw.pattern == Pattern::Random;
+    let (reads, writes) = (job.read_blocks, job.write_blocks);
+    let used =
+        [(job.rw.reads, reads), (job.rw.writes, writes)].into_iter().filter_map(|(used, sizes)| used.then_some(sizes));
+    let mut sizes: Vec<u64> = used.flat_map(|sizes| [sizes.min, sizes.max]).collect();
+    sizes.dedup();
+    ensure!(
+        job.norandommap || !random || sizes.len() <= 1,
+        "[{name}] fits blocks of several sizes into what is left of its file, which clones would not share"
+    );
     ensure!(
         job.verify.is_none() || !(random && job.rw.writes),
         "[{name}] verifies random writes, which clones would make over each other"
@@ -286,6 +295,8 @@ mod tests {
             ("size=1028k", "not 4 equal parts"),
             ("numjobs=200", "would take 800 clones"),
             ("rw=randwrite\nverify=crc32c", "verifies random writes"),
+            ("rw=randwrite\nbsrange=4k-16k", "blocks of several sizes"),
+            ("rw=randrw\nbs=4k,16k", "blocks of several sizes"),
         ] {
             let text = format!("[a]\nrw=read\nbs=4k\nsize=1m\niodepth=4\n{line}\n");
             let error = source(&text, Length::Own).unwrap().blocking(&[]).unwrap_err().to_string();
