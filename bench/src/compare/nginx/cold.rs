@@ -40,7 +40,7 @@ pub fn evict<P: AsRef<Path>>(files: &[P]) -> anyhow::Result<()> {
             // Pages on their way to a client that has just left stay until its socket is gone.
             ensure!(
                 start.elapsed() < limits::EVICT,
-                "{}: {:.1} % of the file stayed in the page cache: another process uses it",
+                "{}: {:.1} % of the file stayed in the page cache: it lies on tmpfs, or another process uses it; choose another --dir",
                 path.display(),
                 resident * 100.0
             );
