@@ -107,7 +107,7 @@ fn fill(path: &Path, length: u64, job: &Job, stop: &AtomicBool) -> io::Result<()
     let mut at = 0;
     while at < length {
         if stop.load(Relaxed) {
-            return Err(io::ErrorKind::Interrupted.into());
+            return Err(io::Error::from_raw_os_error(libc::EINTR));
         }
         let piece = &mut block.bytes_mut()[..LAYOUT_BYTES.min((length - at) as usize)];
         noise(piece, job.randseed ^ at);
