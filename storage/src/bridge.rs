@@ -25,7 +25,8 @@ use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::buffer::Buffer;
-use crate::engine::{EngineChoice, EngineInfo, choose, end_if_panicking};
+use crate::claim::Claim;
+use crate::engine::{Engine, EngineChoice, EngineInfo, choose, end_if_panicking};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::stats::{Counters, OpKind};
@@ -34,6 +35,8 @@ use crate::stats::{Counters, OpKind};
 pub struct NamedFile {
     pub(crate) file: File,
     pub(crate) path: PathBuf,
+    /// What must not be claimed again while an operation on the file is under way.
+    pub(crate) claim: Option<Arc<Claim>>,
 }
 
 /// How a file is opened.
@@ -135,6 +138,11 @@ pub(crate) enum Op {
     MakeDirectory {
         path: PathBuf,
         reply: Reply<()>,
+    },
+    /// The names in a directory, in no particular order. Names that are not UTF-8 are left out.
+    List {
+        path: PathBuf,
+        reply: Reply<Vec<String>>,
     },
     /// Closes the file away from any thread that must not wait for the blocks to be freed.
     Close {
@@ -251,6 +259,11 @@ impl Bridge {
     /// Starts the chosen engine.
     pub fn start(choice: EngineChoice) -> Result<Bridge> {
         let (engine, info) = choose(choice)?;
+        Bridge::over(&*engine, info)
+    }
+
+    /// Starts this engine.
+    pub(crate) fn over(engine: &dyn Engine, info: EngineInfo) -> Result<Bridge> {
         let counters = Arc::new(Counters::default());
         let doorbell = Arc::new(Doorbell::default());
         let sizes = [
@@ -350,6 +363,15 @@ impl Bridge {
         self.send(Lane::Names, slot, OpKind::Open, |reply| Op::Open { path, how, reply }).await.map(Arc::new)
     }
 
+    /// Opens a file that belongs to a claim.
+    pub(crate) async fn open_claimed(&self, path: &Path, how: How, claim: Arc<Claim>) -> Result<Arc<NamedFile>> {
+        let path = path.to_owned();
+        let slot = self.slot(Lane::Names).await?;
+        let mut file = self.send(Lane::Names, slot, OpKind::Open, |reply| Op::Open { path, how, reply }).await?;
+        file.claim = Some(claim);
+        Ok(Arc::new(file))
+    }
+
     pub(crate) async fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         let (from, to) = (from.to_owned(), to.to_owned());
         let slot = self.slot(Lane::Names).await?;
@@ -368,6 +390,13 @@ impl Bridge {
         let path = path.to_owned();
         let slot = self.slot(Lane::Names).await?;
         self.send(Lane::Names, slot, OpKind::MakeDirectory, |reply| Op::MakeDirectory { path, reply }).await
+    }
+
+    /// The names in a directory, in no particular order.
+    pub(crate) async fn list(&self, path: &Path) -> Result<Vec<String>> {
+        let path = path.to_owned();
+        let slot = self.slot(Lane::Names).await?;
+        self.send(Lane::Names, slot, OpKind::List, |reply| Op::List { path, reply }).await
     }
 
     /// Closes a file on the engine. The last close of a large unlinked file frees its blocks, which
@@ -391,6 +420,9 @@ impl Bridge {
         }
         self.shared.stop();
         let threads = std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        if threads.is_empty() {
+            return;
+        }
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok()));
         if !joined.await.unwrap_or(false) {
             tracing::error!("an engine thread had panicked");

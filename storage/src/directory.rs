@@ -1,7 +1,10 @@
 //! Directories: made once, synced together.
 //!
 //! Renames into one directory share an fsync: while one runs, later callers wait and are all
-//! covered by the next. A failed fsync is final for its directory; it is not tried again.
+//! covered by the next. A failed fsync is final for its directory and degrades the volume; it is not tried again.
+//!
+//! Cancel: [`ensure`](Directories::ensure) and [`sync`](Directories::sync) must be run to their end, or the outcome of an
+//! fsync would be lost and the next caller believe a second one. `Volume` runs them in tasks of their own.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,12 +13,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bridge::{Bridge, How, NamedFile};
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::id::{BlobId, shard_path};
 use crate::limits::OPEN_DIRECTORIES_MAX;
 
 /// The tree below `blobs/`, and the syncing of any directory.
 pub(crate) struct Directories {
     bridge: Bridge,
+    health: Health,
     blobs: PathBuf,
     /// Leaf directories known to exist, durably. At most 65,536.
     made: Mutex<HashSet<u16>>,
@@ -31,8 +36,8 @@ struct Group {
 }
 
 impl Directories {
-    pub(crate) fn new(bridge: Bridge, blobs: PathBuf) -> Directories {
-        Directories { bridge, blobs, made: Mutex::default(), open: Mutex::default() }
+    pub(crate) fn new(bridge: Bridge, health: Health, blobs: PathBuf) -> Directories {
+        Directories { bridge, health, blobs, made: Mutex::default(), open: Mutex::default() }
     }
 
     /// Makes sure that the leaf directory of `id` exists and survives a power cut.
@@ -66,18 +71,16 @@ impl Directories {
             Some(_) => {}
         }
         let last = group.requested.load(SeqCst);
-        match self.bridge.sync_directory(&group.directory).await {
-            Ok(()) => {
-                *covered = Some(last);
-                Ok(())
-            }
+        // Only the sync itself is judged: a directory that could not be opened, for want of descriptors say, has failed
+        // its caller and lost nothing.
+        let result = self.health.judge_directory_sync(self.bridge.sync_directory(&group.directory).await);
+        match &result {
+            Ok(()) => *covered = Some(last),
             // Not for want of a disk: the caller was told, nothing is lost.
-            Err(Error::Closed) => Err(Error::Closed),
-            Err(e) => {
-                *covered = None;
-                Err(e)
-            }
+            Err(Error::Closed) => {}
+            Err(_) => *covered = None,
         }
+        result
     }
 
     async fn group(&self, path: &Path) -> Result<Arc<Group>> {

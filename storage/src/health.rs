@@ -29,7 +29,7 @@ impl Health {
         if self.is_degraded() { Err(Error::Degraded { dir: self.dir.to_path_buf() }) } else { Ok(()) }
     }
 
-    /// Looks at the outcome of a sync. A closed engine has not tried; a file system that finds no
+    /// Looks at the outcome of a file's sync. A closed engine has not tried; a file system that finds no
     /// room only now has failed this file, which is given up, and no other.
     pub(crate) fn judge_sync(&self, result: Result<()>) -> Result<()> {
         if let Err(error) = &result
@@ -37,7 +37,18 @@ impl Health {
         {
             self.degrade(error);
         }
-        result
+        // A success beside a failure proves nothing.
+        result.and_then(|()| self.check_writable())
+    }
+
+    /// Looks at the outcome of a directory's sync, which concerns every file in it: there is nothing smaller to give up.
+    pub(crate) fn judge_directory_sync(&self, result: Result<()>) -> Result<()> {
+        if let Err(error) = &result
+            && !matches!(error, Error::Closed)
+        {
+            self.degrade(error);
+        }
+        result.and_then(|()| self.check_writable())
     }
 
     pub(crate) fn degrade(&self, error: &dyn std::fmt::Display) {

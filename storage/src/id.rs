@@ -22,7 +22,7 @@ pub struct BlobIdError {
 impl BlobId {
     #[expect(clippy::new_without_default, reason = "two calls give two different ids")]
     pub fn new() -> BlobId {
-        BlobId(Uuid::now_v7())
+        BlobId(crate::clock::uuid())
     }
 
     /// The milliseconds since the epoch at which the id was made: its first 48 bits.

@@ -80,6 +80,9 @@ pub const OPEN_BLOBS_MAX: usize = 64;
 /// Directories kept open to be synced again.
 pub const OPEN_DIRECTORIES_MAX: usize = 32;
 
+/// Directories that lost a name, to be synced when the store closes. Past it, the next start sweeps instead.
+pub const UNSYNCED_REMOVALS_MAX: usize = 256;
+
 /// Catalog requests waiting for their thread.
 pub const CATALOG_QUEUE_MAX: usize = 256;
 /// Requests that share one COMMIT.

@@ -1,26 +1,35 @@
 //! One node per data directory: an flock on `LOCK`, which holds the owner's pid while it runs.
 //!
-//! The kernel releases the lock with the process, however it ends. The file has two lines: the
-//! owner's pid, or `closed` after a clean stop, and the id of its run, by which the next start tells
-//! whether the catalog is the one this directory was last used with. A pid that is still there after
-//! the lock was free tells that the last owner did not close the store: its debris is worth looking
-//! for.
+//! The kernel releases the lock with the process, however it ends. The file's first line is the owner's pid, or `closed`
+//! after a clean stop; a pid that is still there after the lock was free tells that the last owner did not close the
+//! store, and that its debris is worth looking for. The lines after it are ids of runs: the catalog belongs to this
+//! directory if the run it noted last is among them.
+//!
+//! Two files cannot change at once, hence two: before the catalog notes the new run, `LOCK` names the run that the
+//! catalog still has and the new one; after it, the new one alone. Each step is synced before the next. So a process that
+//! dies in between leaves a pair that still fits, and a catalog from a back-up never does.
+//!
+//! The file always has the same few bytes, written at once over the old ones: they lie in one sector, which no power cut
+//! tears. It is never truncated.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::bridge::NamedFile;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 
-/// More than two lines of a pid and an id.
-const LOCK_BYTES: u64 = 64;
+/// Room for a pid and two ids; less than a sector.
+const LOCK_BYTES: usize = 128;
 const CLOSED: &str = "closed";
 
 pub(crate) struct DirLock {
-    file: File,
+    pub(crate) file: Arc<NamedFile>,
     /// Of this owner.
     pub(crate) run: BlobId,
 }
@@ -29,8 +38,8 @@ pub(crate) struct Locked {
     pub(crate) lock: DirLock,
     /// The previous owner closed the store, or there was none.
     pub(crate) clean: bool,
-    /// The previous owner's run.
-    pub(crate) previous: Option<BlobId>,
+    /// The runs that the directory's catalog may have noted last.
+    pub(crate) runs: Vec<BlobId>,
 }
 
 impl DirLock {
@@ -46,31 +55,41 @@ impl DirLock {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                (&file).take(LOCK_BYTES).read_to_string(&mut owner).map_err(fail("read"))?;
+                (&file).take(LOCK_BYTES as u64).read_to_string(&mut owner).map_err(fail("read"))?;
                 let pid = owner.lines().next().and_then(|line| line.parse().ok());
                 return Err(Error::Locked { dir: dir.into(), pid });
             }
             Err(e) => return Err(fail("lock")(e.into())),
         }
-        (&file).take(LOCK_BYTES).read_to_string(&mut owner).map_err(fail("read"))?;
+        (&file).take(LOCK_BYTES as u64).read_to_string(&mut owner).map_err(fail("read"))?;
         let mut lines = owner.lines();
         let clean = lines.next().is_none_or(|line| line == CLOSED);
-        let previous = lines.next().and_then(|line| line.parse().ok());
-        let mut lock = DirLock { file, run: BlobId::new() };
-        lock.write(&std::process::id().to_string()).map_err(fail("write"))?;
-        Ok(Locked { lock, clean, previous })
+        let runs = lines.filter_map(|line| line.parse().ok()).collect();
+        let file = Arc::new(NamedFile { file, path, claim: None });
+        Ok(Locked { lock: DirLock { file, run: BlobId::new() }, clean, runs })
     }
 
-    /// Marks a clean stop. The lock itself goes with the descriptor.
-    pub(crate) fn mark_clean(&mut self) -> std::io::Result<()> {
-        self.write(CLOSED)
+    /// What the file says while this owner runs and the catalog may have noted any of `runs`.
+    pub(crate) fn running(runs: &[BlobId]) -> Vec<u8> {
+        content(&std::process::id().to_string(), runs)
     }
 
-    fn write(&mut self, owner: &str) -> std::io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        self.file.write_all(format!("{owner}\n{}\n", self.run).as_bytes())
+    /// Marks a clean stop. Should the mark not reach the disk, the next start merely looks for debris. The lock itself
+    /// goes with the descriptor.
+    pub(crate) fn mark_clean(&self) -> std::io::Result<()> {
+        self.file.file.write_all_at(&content(CLOSED, &[self.run]), 0)
     }
+}
+
+fn content(owner: &str, runs: &[BlobId]) -> Vec<u8> {
+    let mut text = format!("{owner}\n");
+    for run in runs {
+        text.push_str(&format!("{run}\n"));
+    }
+    debug_assert!(text.len() <= LOCK_BYTES);
+    let mut bytes = text.into_bytes();
+    bytes.resize(LOCK_BYTES, b'\n');
+    bytes
 }
 
 #[cfg(test)]
@@ -80,20 +99,33 @@ mod tests {
     #[test]
     fn a_second_owner_is_told_who_the_first_is() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = DirLock::take(dir.path()).unwrap();
+        let first = DirLock::take(dir.path()).unwrap();
         assert!(first.clean, "a new directory counts as cleanly closed");
+        let runs = [BlobId::new(), first.lock.run];
+        first.lock.file.file.write_all_at(&DirLock::running(&runs), 0).unwrap();
         match DirLock::take(dir.path()) {
             Err(Error::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
             Ok(_) => panic!("two owners of one directory"),
             Err(e) => panic!("wrong error: {e}"),
         }
-        first.lock.mark_clean().unwrap();
-        let run = first.lock.run;
         drop(first);
         let second = DirLock::take(dir.path()).unwrap();
-        assert!(second.clean);
-        assert_eq!(second.previous, Some(run));
+        assert!(!second.clean, "the first owner went without a word");
+        assert_eq!(second.runs, runs);
+        second.lock.mark_clean().unwrap();
+        let run = second.lock.run;
         drop(second);
-        assert!(!DirLock::take(dir.path()).unwrap().clean, "the second owner went without a word");
+        let third = DirLock::take(dir.path()).unwrap();
+        assert!(third.clean);
+        assert_eq!(third.runs, [run], "nothing of the longer text before is left");
+    }
+
+    #[test]
+    fn a_lock_of_the_first_version_is_understood() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = BlobId::new();
+        std::fs::write(dir.path().join("LOCK"), format!("closed\n{run}\n")).unwrap();
+        let locked = DirLock::take(dir.path()).unwrap();
+        assert_eq!((locked.clean, locked.runs), (true, vec![run]));
     }
 }

@@ -17,10 +17,11 @@ pub(crate) enum OpKind {
     Unlink,
     MakeDirectory,
     Truncate,
+    List,
     Close,
 }
 
-const KINDS: [(OpKind, &str); 10] = [
+const KINDS: [(OpKind, &str); 11] = [
     (OpKind::Read, "read"),
     (OpKind::Write, "write"),
     (OpKind::Sync, "sync"),
@@ -30,6 +31,7 @@ const KINDS: [(OpKind, &str); 10] = [
     (OpKind::Unlink, "unlink"),
     (OpKind::MakeDirectory, "mkdir"),
     (OpKind::Truncate, "truncate"),
+    (OpKind::List, "list"),
     (OpKind::Close, "close"),
 ];
 

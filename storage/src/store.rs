@@ -19,7 +19,7 @@ use crate::blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};
 use crate::bridge::{Bridge, How};
 use crate::catalog::Catalog;
 use crate::catalog::objects::{self, BlobRow, ObjectRecord, Precondition, PutOutcome};
-use crate::catalog::run;
+use crate::catalog::run::{self, Takeover};
 use crate::engine::{EngineChoice, EngineInfo};
 use crate::error::{Error, Result};
 use crate::health::Health;
@@ -54,6 +54,15 @@ struct Inner {
     closed: AtomicBool,
 }
 
+/// What an open store is made of.
+pub(crate) struct Parts {
+    pub(crate) dir: PathBuf,
+    pub(crate) locked: Locked,
+    pub(crate) catalog: Catalog,
+    pub(crate) bridge: Bridge,
+    pub(crate) health: Health,
+}
+
 /// Recently used readers, the latest last.
 #[derive(Default)]
 struct OpenBlobs {
@@ -70,15 +79,20 @@ impl Store {
             let dir = std::path::absolute(&dir).map_err(|e| Error::io("resolve", &dir, e))?;
             let health = Health::new(dir.clone());
             let catalog = Catalog::open(&dir.join(CATALOG_FILE), node_migrations, health.clone())?;
-            Ok((dir, locked, catalog, Bridge::start(engine)?, health))
+            Ok(Parts { dir, locked, catalog, bridge: Bridge::start(engine)?, health })
         });
-        let (dir, Locked { lock, clean, previous }, catalog, bridge, health) = match opened.await {
-            Ok(opened) => opened?,
+        match opened.await {
+            Ok(parts) => Store::assemble(parts?).await,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
+        }
+    }
+
+    /// The rest of opening: takes over from the last run, and clears up after it.
+    pub(crate) async fn assemble(parts: Parts) -> Result<Store> {
+        let Parts { dir, locked, catalog, bridge, health } = parts;
+        let Locked { lock, clean, runs } = locked;
         let volume = Arc::new(Volume::new(dir, bridge, health));
-        let (run, blobs_exist) = (lock.run, sweep::any_blob(&volume).await?);
-        let takeover = catalog.write(move |tx| run::take_over(tx, previous, run, blobs_exist)).await?;
+        let takeover = take_over(&volume, &catalog, &lock, runs).await?;
         if !takeover.is_ours {
             tracing::error!(
                 dir = %volume.dir.display(),
@@ -109,6 +123,11 @@ impl Store {
         &self.inner.catalog
     }
 
+    #[cfg(test)]
+    pub(crate) fn volume(&self) -> &Arc<Volume> {
+        &self.inner.volume
+    }
+
     /// Starts a blob whose partial file does not survive the process.
     pub async fn create(&self, meta: BlobMeta) -> Result<BlobWriter> {
         self.check_open()?;
@@ -125,24 +144,33 @@ impl Store {
     /// when there is none.
     pub async fn resume(&self, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
         self.check_open()?;
+        // Waits for what a dropped writer left under way, a commit for instance.
+        let in_hand = self.inner.volume.claim(id).await?;
         if self.has_blob(id).await? {
             return Ok(None);
         }
-        BlobWriter::resume(&self.inner.volume, id).await
+        BlobWriter::resume(&self.inner.volume, id, in_hand).await
     }
 
     /// Removes a partial and its journal, if they exist.
     pub async fn discard_partial(&self, id: BlobId) -> Result<()> {
         self.check_open()?;
         let volume = &self.inner.volume;
-        let journaled = volume.bridge.open(&volume.journal_path(id), How::Read).await.is_ok();
-        volume.bridge.unlink(&volume.journal_path(id)).await?;
-        volume.bridge.unlink(&volume.partial_path(id)).await?;
+        // Held to the end, so that a cancelled commit is over. A writer in somebody's hand is not waited for: its files
+        // are taken from under it.
+        let _claim = volume.claim(id).await;
+        let journaled = match volume.bridge.open(&volume.journal_path(id), How::Read).await {
+            Ok(_) => true,
+            Err(e) if e.is_not_found() => false,
+            Err(e) => return Err(e),
+        };
         if journaled && !self.has_blob(id).await? {
-            // Sealed without a commit: the journal was what kept it from being an orphan.
-            volume.bridge.unlink(&volume.blob_path(id)).await?;
+            // Perhaps sealed without a commit: its blob goes too, and first, for the journal is what keeps it from being
+            // an orphan.
+            volume.unlink(&volume.blob_path(id)).await?;
         }
-        Ok(())
+        volume.unlink(&volume.journal_path(id)).await?;
+        volume.unlink(&volume.partial_path(id)).await
     }
 
     /// The journaled partials there are.
@@ -165,9 +193,10 @@ impl Store {
 
     async fn commit_all<T: Send + 'static>(
         &self,
-        sealed: Vec<SealedBlob>,
+        mut sealed: Vec<SealedBlob>,
         f: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        sealed.iter_mut().for_each(SealedBlob::hand_over);
         debug_assert!(sealed.iter().all(|blob| blob.is_of(&self.inner.volume)));
         let rows: Vec<BlobRow> = sealed
             .iter()
@@ -184,9 +213,15 @@ impl Store {
         });
         match committed.await {
             Ok(value) => {
-                let journals: Vec<PathBuf> = sealed.into_iter().flat_map(SealedBlob::committed).collect();
-                self.inner.volume.remove_files(&journals).await;
+                let (journals, _claims): (Vec<_>, Vec<_>) = sealed.into_iter().map(SealedBlob::committed).unzip();
+                self.remove_journals(&journals.concat()).await;
                 Ok(value)
+            }
+            // A commit whose sync failed may be found in the log by the next start, and so may one whose thread is gone:
+            // a blob that was removed would then be missed.
+            Err(error) if self.inner.volume.health.is_degraded() || matches!(error, Error::Closed) => {
+                sealed.into_iter().for_each(SealedBlob::leave);
+                Err(error)
             }
             Err(error) => {
                 for blob in sealed {
@@ -194,6 +229,19 @@ impl Store {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Removes the journals of committed blobs, for good: once the object is deleted, a journal that came back would be
+    /// a partial of nobody's.
+    async fn remove_journals(&self, journals: &[PathBuf]) {
+        if journals.is_empty() {
+            return;
+        }
+        let volume = &self.inner.volume;
+        volume.remove_files(journals).await;
+        if let Err(error) = volume.sync_directory(&volume.dir.join("partial")).await {
+            tracing::warn!(%error, "a journal may be back after a power cut");
         }
     }
 
@@ -301,11 +349,12 @@ impl Store {
         }
         let Inner { volume, catalog, .. } = &*self.inner;
         volume.settle().await;
+        volume.sync_removals().await;
         catalog.close().await;
         drop(self.open_blobs(std::mem::take));
         volume.bridge.close().await;
         let lock = self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut lock) = lock
+        if let Some(lock) = lock
             && volume.is_tidy()
         {
             lock.mark_clean().map_err(|e| Error::io("mark", &volume.dir.join("LOCK"), e))?;
@@ -365,10 +414,32 @@ impl OpenBlobs {
     }
 }
 
-fn make_directories(dir: &Path) -> Result<()> {
+/// Makes directory and catalog agree on who uses them now. The order is explained in `lock.rs`.
+async fn take_over(volume: &Arc<Volume>, catalog: &Catalog, lock: &DirLock, runs: Vec<BlobId>) -> Result<Takeover> {
+    let note = async |runs: &[BlobId]| {
+        volume.write_all(&lock.file, &DirLock::running(runs), 0).await?;
+        volume.sync(&lock.file).await
+    };
+    let (run, blobs_exist) = (lock.run, sweep::any_blob(volume).await?);
+    let last = catalog.read(run::last).await?;
+    let both: Vec<BlobId> = last.filter(|last| runs.contains(last)).into_iter().chain([run]).collect();
+    note(&both).await?;
+    let takeover = catalog.write(move |tx| run::take_over(tx, &runs, run, blobs_exist)).await?;
+    note(&[run]).await?;
+    Ok(takeover)
+}
+
+pub(crate) fn make_directories(dir: &Path) -> Result<()> {
+    let is_new = !dir.exists();
     for path in [dir.to_owned(), dir.join("blobs"), dir.join("partial")] {
         std::fs::create_dir_all(&path).map_err(|e| Error::io("make directory", &path, e))?;
     }
-    let sync = || std::fs::File::open(dir)?.sync_all();
-    sync().map_err(|e| Error::io("sync", dir, e))
+    let sync = |path: &Path| std::fs::File::open(path)?.sync_all();
+    sync(dir).map_err(|e| Error::io("sync", dir, e))?;
+    match dir.parent() {
+        // A directory above that may not be read cannot be synced; whoever set it up so will have seen to it.
+        Some(parent) if is_new && !parent.as_os_str().is_empty() => drop(sync(parent)),
+        _ => {}
+    }
+    Ok(())
 }

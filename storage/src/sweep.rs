@@ -6,12 +6,12 @@
 //! at a time, so that neither memory nor the catalog's thread is held for long.
 
 use std::collections::HashSet;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::catalog::objects;
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::volume::Volume;
@@ -20,8 +20,8 @@ use crate::volume::Volume;
 const LOOKUP_MAX: usize = 256;
 
 /// Removes partials without a journal, and journals whose blob was committed.
-pub(crate) async fn partials(volume: &Volume, catalog: &Catalog) -> Result<()> {
-    let names = names(volume.dir.join("partial")).await?;
+pub(crate) async fn partials(volume: &Arc<Volume>, catalog: &Catalog) -> Result<()> {
+    let names = volume.bridge.list(&volume.dir.join("partial")).await?;
     let journaled: HashSet<BlobId> = names.iter().filter_map(|name| journal_of(name)).collect();
     let mut committed = HashSet::new();
     for id in &journaled {
@@ -42,6 +42,10 @@ pub(crate) async fn partials(volume: &Volume, catalog: &Catalog) -> Result<()> {
     if !debris.is_empty() {
         tracing::info!(files = debris.len(), "removing what the last run left half written");
         volume.remove_files(&debris).await;
+        if !committed.is_empty() {
+            // As after a commit.
+            volume.sync_directory(&volume.dir.join("partial")).await?;
+        }
     }
     Ok(())
 }
@@ -49,14 +53,14 @@ pub(crate) async fn partials(volume: &Volume, catalog: &Catalog) -> Result<()> {
 /// The journaled partials.
 pub(crate) async fn journaled(volume: &Volume) -> Result<Vec<BlobId>> {
     let mut ids: Vec<BlobId> =
-        names(volume.dir.join("partial")).await?.iter().filter_map(|name| journal_of(name)).collect();
+        volume.bridge.list(&volume.dir.join("partial")).await?.iter().filter_map(|name| journal_of(name)).collect();
     ids.sort();
     Ok(ids)
 }
 
 /// Whether anything was ever stored here.
 pub(crate) async fn any_blob(volume: &Volume) -> Result<bool> {
-    Ok(!names(volume.dir.join("blobs")).await?.is_empty())
+    Ok(!volume.bridge.list(&volume.dir.join("blobs")).await?.is_empty())
 }
 
 /// Removes blobs that no row names, but none made before `keep_before_ms`.
@@ -65,20 +69,23 @@ pub(crate) async fn blobs(volume: Arc<Volume>, catalog: Catalog, keep_before_ms:
         Ok(0) | Err(Error::Closed) => {}
         Ok(removed) => tracing::info!(removed, "removed blobs that were never acknowledged"),
         Err(error) => {
+            volume.leave_debris();
             tracing::warn!(%error, "the sweep for orphaned blobs stopped early; the next start repeats it")
         }
     }
 }
 
-async fn sweep_blobs(volume: &Volume, catalog: &Catalog, keep_before_ms: u64) -> Result<usize> {
-    let started_ms = objects::now_ms() as u64;
+async fn sweep_blobs(volume: &Arc<Volume>, catalog: &Catalog, keep_before_ms: u64) -> Result<usize> {
+    let started_ms = clock::now_ms();
     let journaled: HashSet<BlobId> = journaled(volume).await?.into_iter().collect();
     let root = volume.dir.join("blobs");
     let mut removed = 0;
-    for parent in names(root.clone()).await? {
-        for leaf in names(root.join(&parent)).await? {
+    for parent in volume.bridge.list(&root).await? {
+        for leaf in volume.bridge.list(&root.join(&parent)).await? {
             let path = root.join(&parent).join(&leaf);
-            let ids: Vec<BlobId> = names(path)
+            let ids: Vec<BlobId> = volume
+                .bridge
+                .list(&path)
                 .await?
                 .iter()
                 .filter_map(|name| name.parse::<BlobId>().ok())
@@ -88,6 +95,9 @@ async fn sweep_blobs(volume: &Volume, catalog: &Catalog, keep_before_ms: u64) ->
             for batch in ids.chunks(LOOKUP_MAX) {
                 removed += remove_unknown(volume, catalog, batch.to_vec()).await?;
             }
+            // What the last process removed may be back after a power cut just as well, and once this store is closed
+            // nobody looks again. For a directory without changes this costs nothing.
+            volume.sync_directory(&root.join(&parent).join(&leaf)).await?;
         }
     }
     Ok(removed)
@@ -108,21 +118,6 @@ async fn remove_unknown(volume: &Volume, catalog: &Catalog, ids: Vec<BlobId>) ->
     let paths: Vec<PathBuf> = unknown.await?.into_iter().map(|id| volume.blob_path(id)).collect();
     volume.remove_files(&paths).await;
     Ok(paths.len())
-}
-
-/// The names in a directory, read on a thread that may wait.
-async fn names(path: PathBuf) -> Result<Vec<String>> {
-    let read = tokio::task::spawn_blocking(move || {
-        let list = || -> io::Result<Vec<String>> {
-            let mut names = Vec::new();
-            for entry in std::fs::read_dir(&path)? {
-                names.extend(entry?.file_name().into_string());
-            }
-            Ok(names)
-        };
-        list().map_err(|e| Error::io("list", Path::new(&path), e))
-    });
-    read.await.unwrap_or(Err(Error::Closed))
 }
 
 fn journal_of(name: &str) -> Option<BlobId> {

@@ -4,7 +4,7 @@
 //! (removing a dropped partial, finishing a commit) runs in tasks counted here, and closing the
 //! store waits for them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
@@ -16,17 +16,20 @@ use tokio::task::JoinHandle;
 
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
+use crate::claim::{Claim, Claims, InHand};
 use crate::directory::Directories;
 use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
+use crate::sabotage::{self, Sabotage};
 
 pub(crate) struct Volume {
     pub(crate) dir: PathBuf,
     pub(crate) bridge: Bridge,
     pub(crate) health: Health,
     pub(crate) directories: Directories,
+    pub(crate) claims: Arc<Claims>,
     pub(crate) write_pool: Pool,
     pub(crate) read_pool: Pool,
     /// Pages that may be mapped.
@@ -35,6 +38,8 @@ pub(crate) struct Volume {
     pub(crate) reads_cold: AtomicU64,
     /// Some file could not be removed, or was dropped after the close.
     debris: AtomicBool,
+    /// Directories below `blobs/` that lost a name since they were synced.
+    removals: Mutex<BTreeSet<PathBuf>>,
     /// Sealed and not yet in the catalog: not orphans.
     unacknowledged: Mutex<HashSet<BlobId>>,
     runtime: Handle,
@@ -54,7 +59,8 @@ impl Volume {
     /// Must be called within a tokio runtime.
     pub(crate) fn new(dir: PathBuf, bridge: Bridge, health: Health) -> Volume {
         Volume {
-            directories: Directories::new(bridge.clone(), dir.join("blobs")),
+            directories: Directories::new(bridge.clone(), health.clone(), dir.join("blobs")),
+            claims: Arc::default(),
             write_pool: Pool::new(limits::WRITE_BUDGET_BYTES),
             read_pool: Pool::new(limits::READ_BUDGET_BYTES),
             map_budget: Arc::new(Semaphore::new(limits::MAP_BUDGET_BYTES / PAGE_BYTES)),
@@ -62,6 +68,7 @@ impl Volume {
             reads_cold: AtomicU64::new(0),
             debris: AtomicBool::new(false),
             health,
+            removals: Mutex::default(),
             unacknowledged: Mutex::default(),
             runtime: Handle::current(),
             background: Background::default(),
@@ -95,13 +102,50 @@ impl Volume {
         Ok(())
     }
 
-    /// Syncs a file's data. What a failure means is told in `health.rs`.
-    pub(crate) async fn sync(&self, file: &Arc<NamedFile>) -> Result<()> {
-        self.health.judge_sync(self.bridge.sync(file).await)
+    /// The right to touch the files of a blob that is not committed.
+    pub(crate) async fn claim(&self, id: BlobId) -> Result<InHand> {
+        let in_hand = || {
+            let reason = std::io::Error::other("it is being written by somebody else");
+            Error::io("take up", &self.partial_path(id), reason)
+        };
+        self.claims.take(id).await.ok_or_else(in_hand)
     }
 
-    pub(crate) async fn sync_directory(&self, path: &Path) -> Result<()> {
-        self.health.judge_sync(self.directories.sync(path).await)
+    /// Renames a file that belongs to a claim, which is held until the rename is done, whatever becomes of the caller.
+    pub(crate) async fn rename_claimed(self: &Arc<Volume>, from: &Path, to: &Path, claim: Arc<Claim>) -> Result<()> {
+        let (volume, from, to) = (Arc::clone(self), from.to_owned(), to.to_owned());
+        let renamed = self.spawn(async move {
+            let _claim = claim;
+            volume.bridge.rename(&from, &to).await
+        });
+        renamed.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Syncs a file's data. What a failure means is told in `health.rs`; it is heard even when the caller is gone.
+    pub(crate) async fn sync(self: &Arc<Volume>, file: &Arc<NamedFile>) -> Result<()> {
+        let (volume, file) = (Arc::clone(self), Arc::clone(file));
+        let synced = self.spawn(async move {
+            let mut result = volume.bridge.sync(&file).await;
+            if sabotage::is(Sabotage::SyncRetried) && result.is_err() {
+                result = volume.bridge.sync(&file).await;
+            }
+            volume.health.judge_sync(result)
+        });
+        synced.await.unwrap_or(Err(Error::Closed))
+    }
+
+    pub(crate) async fn sync_directory(self: &Arc<Volume>, path: &Path) -> Result<()> {
+        if sabotage::is(Sabotage::NoDirectorySync) {
+            return Ok(());
+        }
+        let (volume, path) = (Arc::clone(self), path.to_owned());
+        self.spawn(async move { volume.directories.sync(&path).await }).await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Makes sure that the leaf directory of `id` exists and survives a power cut.
+    pub(crate) async fn ensure_directory(self: &Arc<Volume>, id: BlobId) -> Result<()> {
+        let volume = Arc::clone(self);
+        self.spawn(async move { volume.directories.ensure(id).await }).await.unwrap_or(Err(Error::Closed))
     }
 
     /// Writes `bytes` at `offset` through buffers of the pool, one after the other.
@@ -131,7 +175,9 @@ impl Volume {
 
     /// Nothing in the directory waits for the next start's sweep.
     pub(crate) fn is_tidy(&self) -> bool {
-        !self.debris.load(Acquire) && self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.health.is_degraded()
+            && !self.debris.load(Acquire)
+            && self.unacknowledged.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Runs `task` to its end whatever becomes of the caller. Without a runtime (the process is
@@ -148,15 +194,57 @@ impl Volume {
         })
     }
 
+    /// Something stays behind that only the next start's sweep will remove.
+    pub(crate) fn leave_debris(&self) {
+        self.debris.store(true, Release);
+    }
+
     /// Removes files. A failure leaves an orphan for the next start's sweep, and says so.
+    ///
+    /// A name that is gone may be back after a power cut; that too is the sweep's work, unless the store was closed in
+    /// the meantime: then [`sync_removals`](Volume::sync_removals) has seen to it.
     pub(crate) async fn remove_files(&self, paths: &[PathBuf]) {
         for path in paths {
             match self.bridge.unlink(path).await {
-                Ok(()) => {}
+                Ok(()) => self.note_removal(path),
                 Err(error) => {
-                    self.debris.store(true, Release);
+                    self.leave_debris();
                     tracing::warn!(%error, path = %path.display(), "a file stays behind until the next start");
                 }
+            }
+        }
+    }
+
+    /// Removes one file, if it is there.
+    pub(crate) async fn unlink(&self, path: &Path) -> Result<()> {
+        self.bridge.unlink(path).await?;
+        self.note_removal(path);
+        Ok(())
+    }
+
+    fn note_removal(&self, path: &Path) {
+        let Some(directory) = path.parent().filter(|directory| directory.starts_with(self.dir.join("blobs"))) else {
+            // Partials are swept at every start.
+            return;
+        };
+        let mut removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        if removals.len() < limits::UNSYNCED_REMOVALS_MAX {
+            removals.insert(directory.to_owned());
+        } else if !removals.contains(directory) {
+            self.leave_debris();
+        }
+    }
+
+    /// Makes removals last, so that a closed store needs no sweep even after a power cut.
+    pub(crate) async fn sync_removals(self: &Arc<Volume>) {
+        let directories = std::mem::take(&mut *self.removals.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.health.is_degraded() {
+            return;
+        }
+        for directory in directories {
+            if let Err(error) = self.sync_directory(&directory).await {
+                self.leave_debris();
+                tracing::warn!(%error, "what was removed may be back after a power cut; the next start looks for it");
             }
         }
     }
@@ -209,7 +297,7 @@ mod tests {
 
             let (_reader, pipe) = std::io::pipe().unwrap();
             let file = std::os::fd::OwnedFd::from(pipe).into();
-            let pipe = Arc::new(NamedFile { file, path: "a pipe".into() });
+            let pipe = Arc::new(NamedFile { file, path: "a pipe".into(), claim: None });
             let error = volume.sync(&pipe).await.unwrap_err();
             assert!(error.to_string().starts_with("could not sync a pipe"), "{error}");
 

@@ -9,6 +9,7 @@ use super::journal::{self, Journal, Record};
 use super::sealed::Files;
 use super::writer::{BlobWriter, JournalFile};
 use crate::bridge::{How, NamedFile};
+use crate::claim::InHand;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, JOURNAL_BYTES_MAX, JOURNAL_NOTE_BYTES_MAX};
@@ -22,10 +23,8 @@ impl BlobWriter {
         note: Vec<u8>,
     ) -> Result<BlobWriter> {
         check_note(&note)?;
-        let mut writer = BlobWriter::create(volume, id, meta).await?;
-        let path = volume.journal_path(id);
-        let file = volume.bridge.open(&path, How::CreateNew).await?;
-        writer.files.paths.insert(0, path);
+        let (mut writer, file) = BlobWriter::create_files(volume, id, meta, true).await?;
+        let file = file.expect("a journal was asked for");
         // Header and first record in one write: a journal without a record promises nothing.
         let mut journal = journal::encode_header(&writer.meta);
         journal.extend(Record { durable: 0, new_block_crcs: &[], tail_crc: 0, note: &note }.encode());
@@ -39,14 +38,20 @@ impl BlobWriter {
 
     /// Takes up a journaled partial where its last intact record left it: cuts off what no record
     /// vouches for, and reads the rest again, which verifies it and rebuilds the hashes.
-    pub(crate) async fn resume(volume: &Arc<Volume>, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
+    pub(crate) async fn resume(
+        volume: &Arc<Volume>,
+        id: BlobId,
+        in_hand: InHand,
+    ) -> Result<Option<(BlobWriter, Vec<u8>)>> {
         volume.health.check_writable()?;
+        let claim = in_hand.claim();
         let journal_path = volume.journal_path(id);
-        let journal_file = match volume.bridge.open(&journal_path, How::Modify).await {
+        let journal_file = match volume.bridge.open_claimed(&journal_path, How::Modify, Arc::clone(&claim)).await {
             Err(e) if e.is_not_found() => return Ok(None),
             other => other?,
         };
-        let journal = match Journal::decode(&read_journal(volume, &journal_file).await?) {
+        let journal_bytes = read_journal(volume, &journal_file).await?;
+        let journal = match Journal::decode(&journal_bytes) {
             Ok(journal) => journal,
             Err(reason) => {
                 tracing::warn!(%id, %reason, "dropping a partial whose journal never became whole");
@@ -55,24 +60,37 @@ impl BlobWriter {
             }
         };
         let path = volume.partial_path(id);
-        let file = match volume.bridge.open(&path, How::Modify).await {
+        let file = match volume.bridge.open_claimed(&path, How::Modify, Arc::clone(&claim)).await {
             // Sealed, but the process ended before the commit: never served, so it may go back.
             Err(e) if e.is_not_found() => {
                 let sealed = volume.blob_path(id);
-                match volume.bridge.rename(&sealed, &path).await {
+                match volume.rename_claimed(&sealed, &path, Arc::clone(&claim)).await {
                     Err(e) if e.is_not_found() => {
                         return Err(Error::corrupt(&path, "the partial is gone, its journal is not: discard it"));
                     }
                     other => other?,
                 }
-                volume.bridge.open(&path, How::Modify).await?
+                volume.bridge.open_claimed(&path, How::Modify, Arc::clone(&claim)).await?
             }
             other => other?,
         };
         let hashes = rebuild(volume, &file, &journal).await?;
         volume.bridge.truncate(&file, journal.durable).await?;
         volume.bridge.truncate(&journal_file, journal.bytes).await?;
-        let files = Files { volume: Arc::clone(volume), id, paths: vec![journal_path, path], armed: false };
+        // What was read may be in the page cache alone, of a process that died before its sync, or whose sync failed and
+        // left clean pages that are not on the disk. The caller will be told this length and may forget what it has
+        // below: so the same bytes are written again, which hurts nothing that is there, and the names synced.
+        volume.write_all(&journal_file, &journal_bytes[..journal.bytes as usize], 0).await?;
+        volume.sync(&journal_file).await?;
+        volume.sync_directory(&volume.dir.join("partial")).await?;
+        let files = Files {
+            volume: Arc::clone(volume),
+            id,
+            paths: vec![journal_path, path],
+            armed: false,
+            in_hand: Some(in_hand),
+            claim,
+        };
         let blocks_recorded = journal.block_crcs.len();
         let journal_file = JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded };
         let mut writer = BlobWriter::new(journal.meta, file, files, hashes, Some(journal_file));

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::claim::{Claim, InHand};
 use crate::id::BlobId;
 use crate::volume::Volume;
 
@@ -28,11 +29,15 @@ pub(super) struct Files {
     /// rename under way then leaves neither.
     pub(super) paths: Vec<PathBuf>,
     pub(super) armed: bool,
+    /// Held while a caller has the writer or the sealed blob.
+    pub(super) in_hand: Option<InHand>,
+    pub(super) claim: Arc<Claim>,
 }
 
 impl Files {
     pub(super) async fn remove(mut self) {
         self.armed = false;
+        self.in_hand = None;
         self.volume.remove_files(&self.paths).await;
         self.volume.set_unacknowledged(self.id, false);
     }
@@ -42,7 +47,9 @@ impl Drop for Files {
     fn drop(&mut self) {
         if self.armed {
             let (volume, paths, id) = (Arc::clone(&self.volume), std::mem::take(&mut self.paths), self.id);
+            let claim = Arc::clone(&self.claim);
             drop(self.volume.spawn(async move {
+                let _claim = claim;
                 volume.remove_files(&paths).await;
                 volume.set_unacknowledged(id, false);
             }));
@@ -55,15 +62,26 @@ impl SealedBlob {
         Arc::ptr_eq(&self.files.volume, volume)
     }
 
+    /// It is on its way into the catalog: whoever wants to take the blob up again waits for the outcome.
+    pub(crate) fn hand_over(&mut self) {
+        self.files.in_hand = None;
+    }
+
     /// The catalog has it: the file stays. What is returned is to be removed (the journal).
-    pub(crate) fn committed(mut self) -> Vec<PathBuf> {
+    pub(crate) fn committed(mut self) -> (Vec<PathBuf>, Arc<Claim>) {
         self.files.armed = false;
         self.files.volume.set_unacknowledged(self.id, false);
         let blob = self.files.volume.blob_path(self.id);
         let partial = self.files.volume.partial_path(self.id);
         let mut paths = std::mem::take(&mut self.files.paths);
         paths.retain(|path| *path != blob && *path != partial);
-        paths
+        (paths, Arc::clone(&self.files.claim))
+    }
+
+    /// The catalog may have it or not: the file stays. The next start looks again.
+    pub(crate) fn leave(mut self) {
+        self.files.armed = false;
+        self.files.volume.leave_debris();
     }
 
     /// Nobody wants it.

@@ -24,6 +24,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES};
+use crate::sabotage::{self, Sabotage};
 use crate::volume::Volume;
 
 /// Takes the bytes of one blob, in order.
@@ -60,21 +61,41 @@ pub(super) struct JournalFile {
 
 impl BlobWriter {
     pub(crate) async fn create(volume: &Arc<Volume>, id: BlobId, meta: BlobMeta) -> Result<BlobWriter> {
+        let (writer, _) = BlobWriter::create_files(volume, id, meta, false).await?;
+        Ok(writer)
+    }
+
+    /// Creates the partial, and the journal's file if it is to have one.
+    pub(super) async fn create_files(
+        volume: &Arc<Volume>,
+        id: BlobId,
+        meta: BlobMeta,
+        journaled: bool,
+    ) -> Result<(BlobWriter, Option<Arc<NamedFile>>)> {
         meta.check()?;
         volume.health.check_writable()?;
         let (path, opener) = (volume.partial_path(id), Arc::clone(volume));
         volume.check_room(&path, 0)?;
-        // In a task of its own: a caller that goes away in mid-open leaves a file that is removed,
+        let in_hand = volume.claim(id).await?;
+        // In a task of its own: a caller that goes away in mid-open leaves files that are removed,
         // and only a file that this call made is ever removed.
         let opened = volume.spawn(async move {
-            let file = opener.bridge.open(&path, How::CreateNew).await?;
-            let files = Files { volume: Arc::clone(&opener), id, paths: vec![path], armed: true };
-            Ok((file, files))
+            let claim = in_hand.claim();
+            let file = opener.bridge.open_claimed(&path, How::CreateNew, Arc::clone(&claim)).await?;
+            let (volume, in_hand) = (Arc::clone(&opener), Some(in_hand));
+            let mut files = Files { volume, id, paths: vec![path], armed: true, in_hand, claim };
+            if !journaled {
+                return Ok((file, files, None));
+            }
+            let path = opener.journal_path(id);
+            let journal = opener.bridge.open_claimed(&path, How::CreateNew, Arc::clone(&files.claim)).await?;
+            files.paths.insert(0, path);
+            Ok((file, files, Some(journal)))
         });
-        let (file, files) = opened.await.unwrap_or(Err(Error::Closed))?;
+        let (file, files, journal) = opened.await.unwrap_or(Err(Error::Closed))?;
         let mut writer = BlobWriter::new(meta, file, files, Hashes::new(), None);
         writer.allocate().await?;
-        Ok(writer)
+        Ok((writer, journal))
     }
 
     /// A writer that goes on after the bytes that `hashes` covers.
@@ -204,15 +225,23 @@ impl BlobWriter {
             self.volume.bridge.truncate(&self.file, end).await?;
         }
         let volume = Arc::clone(&self.volume);
-        let (synced, made) = tokio::join!(volume.sync(&self.file), volume.directories.ensure(self.id));
-        synced?;
-        made?;
+        if sabotage::is(Sabotage::AcknowledgeBeforeSync) {
+            drop(volume.spawn({
+                let (volume, file) = (Arc::clone(&volume), Arc::clone(&self.file));
+                async move { volume.sync(&file).await }
+            }));
+            volume.ensure_directory(self.id).await?;
+        } else {
+            let (synced, made) = tokio::join!(volume.sync(&self.file), volume.ensure_directory(self.id));
+            synced?;
+            made?;
+        }
         let path = volume.blob_path(self.id);
         volume.set_unacknowledged(self.id, true);
         // Should this fail or be cancelled now, a plain blob goes under both its names, and a
         // journaled one stays: resuming finds it wherever it is.
         self.files.paths.push(path.clone());
-        volume.bridge.rename(&volume.partial_path(self.id), &path).await?;
+        volume.rename_claimed(&volume.partial_path(self.id), &path, Arc::clone(&self.files.claim)).await?;
         volume.sync_directory(path.parent().expect("a blob is in a directory")).await?;
         self.files.armed = true;
         Ok(SealedBlob {

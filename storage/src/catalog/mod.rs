@@ -57,28 +57,37 @@ enum Message<T> {
 impl Catalog {
     /// Opens or creates the catalog and brings its schema up to date. Blocks.
     pub(crate) fn open(path: &Path, node_migrations: &[&str], health: Health) -> Result<Catalog> {
+        let (catalog, writer, reader) = Catalog::parts(path, node_migrations, health)?;
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            let thread = thread::Builder::new().name(name.into()).stack_size(1024 * 1024).spawn(body);
+            thread.map_err(|e| Error::io("start the thread of", path, e))
+        };
+        let threads = vec![
+            spawn("reel-catalog", Box::new(move || writer.run()))?,
+            spawn("reel-cat-read", Box::new(move || reader.run()))?,
+        ];
+        *catalog.inner.threads.lock().unwrap_or_else(PoisonError::into_inner) = threads;
+        Ok(catalog)
+    }
+
+    /// A catalog whose two threads are yet to be started.
+    pub(crate) fn parts(path: &Path, node_migrations: &[&str], health: Health) -> Result<(Catalog, Writer, Reader)> {
         let (writer, reader) = connect(path, node_migrations).map_err(|error| match error {
             Error::Catalog(source) => Error::CatalogUnusable { path: path.into(), source },
             other => other,
         })?;
         let (writes, write_requests) = Queue::new();
         let (reads, read_requests) = Queue::new();
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            let thread = thread::Builder::new().name(name.into()).stack_size(1024 * 1024).spawn(body);
-            thread.map_err(|e| Error::io("start the thread of", path, e))
+        let writer = Writer {
+            connection: writer,
+            requests: write_requests,
+            health: health.clone(),
+            #[cfg(test)]
+            fault: None,
         };
-        let threads = vec![
-            spawn(
-                "reel-catalog",
-                Box::new({
-                    let health = health.clone();
-                    move || run_writes(writer, &write_requests, &health)
-                }),
-            )?,
-            spawn("reel-cat-read", Box::new(move || run_reads(&reader, &read_requests)))?,
-        ];
-        let threads = Mutex::new(threads);
-        Ok(Catalog { inner: Arc::new(Inner { writes, reads, health, closing: AtomicBool::new(false), threads }) })
+        let reader = Reader { connection: reader, requests: read_requests };
+        let (closing, threads) = (AtomicBool::new(false), Mutex::default());
+        Ok((Catalog { inner: Arc::new(Inner { writes, reads, health, closing, threads }) }, writer, reader))
     }
 
     /// Runs `f` in a transaction, which is durable when this returns. When `f` fails, what it did
@@ -131,6 +140,9 @@ impl Catalog {
         drop(self.inner.reads.sender.try_send(Message::Stop));
         drop(self.inner.writes.sender.try_send(Message::Stop));
         let threads = std::mem::take(&mut *self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        if threads.is_empty() {
+            return;
+        }
         drop(tokio::task::spawn_blocking(move || threads.into_iter().for_each(|t| drop(t.join()))).await);
     }
 }
@@ -151,6 +163,9 @@ fn connect(path: &Path, node_migrations: &[&str]) -> Result<(Connection, Connect
     writer.pragma_update(None, "foreign_keys", true)?;
     configure(&writer)?;
     schema::migrate(&mut writer, path, node_migrations)?;
+    // What the last process left in the log may be in the page cache alone, if a sync of it failed. Taking it into the
+    // database writes it again.
+    writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let reader = Connection::open_with_flags(path, flags)?;
     configure(&reader)?;
@@ -202,15 +217,57 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
         .unwrap_or_else(|panic| Err(Error::Rejected(format!("a catalog request panicked: {}", text(panic)))))
 }
 
-fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn WriteRequest>>>, health: &Health) {
-    let mut open = true;
-    while open && let Ok(Message::Run(first, slot)) = requests.recv() {
+/// What the writing thread owns.
+pub(crate) struct Writer {
+    connection: Connection,
+    requests: Receiver<Message<Box<dyn WriteRequest>>>,
+    health: Health,
+    /// How the next commit fails.
+    #[cfg(test)]
+    pub(crate) fault: Option<CommitFault>,
+}
+
+/// What the reading thread owns.
+pub(crate) struct Reader {
+    connection: Connection,
+    requests: Receiver<Message<ReadRequest>>,
+}
+
+/// A commit that fails, for the simulated histories.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CommitFault {
+    /// No room for the log: nothing is committed.
+    Full,
+    /// The log was written, its sync failed. The next start finds the transaction in the log, or not.
+    SyncFailed { found_later: bool },
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Ok(message) = self.requests.recv()
+            && self.serve(message)
+        {}
+        self.end();
+    }
+
+    /// Takes the log into the database.
+    pub(crate) fn end(self) {
+        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            tracing::warn!(%error, "the catalog's log was not checkpointed; the next start does it");
+        }
+    }
+
+    /// Commits the first request and those that wait behind it; false when it was told to stop.
+    fn serve(&mut self, first: Message<Box<dyn WriteRequest>>) -> bool {
+        let Message::Run(first, slot) = first else { return false };
+        let mut open = true;
         let mut batch = vec![first];
         // Slots come back as soon as a request is taken up: the queue, not the batch, is bounded
         // by them.
         let mut slots = vec![slot];
         while batch.len() < CATALOG_BATCH_MAX {
-            match requests.try_recv() {
+            match self.requests.try_recv() {
                 Ok(Message::Run(request, slot)) => {
                     batch.push(request);
                     slots.push(slot);
@@ -222,11 +279,11 @@ fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn Wr
                 Err(_) => break,
             }
         }
-        let commit = commit(&mut connection, &mut batch);
+        let commit = self.commit(&mut batch);
         if let Err(error) = &commit
             && is_failed_sync(error)
         {
-            health.degrade(error);
+            self.health.degrade(error);
         }
         for request in batch {
             request.finish(match &commit {
@@ -234,23 +291,52 @@ fn run_writes(mut connection: Connection, requests: &Receiver<Message<Box<dyn Wr
                 Err(e) => Err(same_error(e)),
             });
         }
+        open
     }
-    if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-        tracing::warn!(%error, "the catalog's log was not checkpointed; the next start does it");
+
+    fn commit(&mut self, batch: &mut [Box<dyn WriteRequest>]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let step = |sql| transaction.prepare_cached(sql)?.execute([]).map(drop);
+        for request in batch {
+            step("SAVEPOINT request")?;
+            if !request.run(&transaction) {
+                step("ROLLBACK TO request")?;
+            }
+            step("RELEASE request")?;
+        }
+        #[cfg(test)]
+        if let Some(fault) = self.fault.take() {
+            return fault.end(transaction);
+        }
+        transaction.commit()
+    }
+
+    /// As the thread does, when a request waits; false when none does.
+    #[cfg(test)]
+    pub(crate) fn turn(&mut self) -> bool {
+        self.requests.try_recv().is_ok_and(|message| self.serve(message))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.requests.is_empty()
     }
 }
 
-fn commit(connection: &mut Connection, batch: &mut [Box<dyn WriteRequest>]) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let step = |sql| transaction.prepare_cached(sql)?.execute([]).map(drop);
-    for request in batch {
-        step("SAVEPOINT request")?;
-        if !request.run(&transaction) {
-            step("ROLLBACK TO request")?;
-        }
-        step("RELEASE request")?;
+#[cfg(test)]
+impl CommitFault {
+    fn end(self, transaction: Transaction<'_>) -> rusqlite::Result<()> {
+        let code = match self {
+            CommitFault::Full => rusqlite::ffi::SQLITE_FULL,
+            CommitFault::SyncFailed { found_later } => {
+                if found_later {
+                    transaction.commit()?;
+                }
+                SQLITE_IOERR_FSYNC
+            }
+        };
+        Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None))
     }
-    transaction.commit()
 }
 
 /// SQLite's own sync failed: later commits could build on frames that are not on the disk.
@@ -269,9 +355,24 @@ fn same_error(error: &rusqlite::Error) -> Error {
     }
 }
 
-fn run_reads(connection: &Connection, requests: &Receiver<Message<ReadRequest>>) {
-    while let Ok(Message::Run(request, _slot)) = requests.recv() {
-        request(connection);
+impl Reader {
+    fn run(self) {
+        while let Ok(Message::Run(request, _slot)) = self.requests.recv() {
+            request(&self.connection);
+        }
+    }
+
+    /// As the thread does, when a request waits; false when none does.
+    #[cfg(test)]
+    pub(crate) fn turn(&mut self) -> bool {
+        let Ok(Message::Run(request, _slot)) = self.requests.try_recv() else { return false };
+        request(&self.connection);
+        true
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.requests.is_empty()
     }
 }
 

@@ -62,9 +62,8 @@ impl Precondition {
 const SELECT: &str = "SELECT o.key, o.blob, b.length, b.blake3, b.content_type, o.modified_ms
                       FROM objects o JOIN blobs b ON b.id = o.blob";
 
-pub(crate) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    since.as_millis() as i64
+fn now_ms() -> i64 {
+    crate::clock::now_ms() as i64
 }
 
 pub(crate) fn insert_blob(tx: &Transaction<'_>, row: &BlobRow) -> Result<()> {

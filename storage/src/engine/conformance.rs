@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::bridge::{Bridge, How, Lane, NamedFile, Op};
 use crate::buffer::{Buffer, Pool};
-use crate::engine::EngineChoice;
+use crate::engine::{EngineChoice, sim as simulated};
 use crate::error::Error;
 use crate::limits::{READS_IN_FLIGHT_MAX, RING_COMPLETIONS};
 
@@ -22,7 +22,7 @@ macro_rules! conformance {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 if super::kernel_allows_io_uring() {
-                    super::bounded(super::$name(super::EngineChoice::Uring)).await
+                    super::bounded(super::$name(super::Kind::Uring)).await
                 } else {
                     println!("skipped: io_uring_setup is refused here");
                 }
@@ -30,7 +30,11 @@ macro_rules! conformance {
         }
         mod threads {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() { super::bounded(super::$name(super::EngineChoice::Threads)).await })*
+            async fn $name() { super::bounded(super::$name(super::Kind::Threads)).await })*
+        }
+        mod sim {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() { super::bounded(super::$name(super::Kind::Sim)).await })*
         }
     };
 }
@@ -64,6 +68,33 @@ fn kernel_allows_io_uring() -> bool {
     true
 }
 
+/// An engine to be tested.
+#[derive(Clone, Copy)]
+enum Kind {
+    Uring,
+    Threads,
+    Sim,
+}
+
+impl Kind {
+    fn start(self) -> Bridge {
+        let started = match self {
+            Kind::Uring => Bridge::start(EngineChoice::Uring),
+            Kind::Threads => Bridge::start(EngineChoice::Threads),
+            Kind::Sim => Bridge::over(&simulated::Threaded { seed: 1 }, simulated::info()),
+        };
+        started.unwrap()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Uring => "uring",
+            Kind::Threads => "threads",
+            Kind::Sim => "sim",
+        }
+    }
+}
+
 /// A hang is a failure, not an endless run.
 async fn bounded(test: impl Future<Output = ()>) {
     tokio::time::timeout(Duration::from_secs(60), test).await.expect("the engine hangs");
@@ -76,8 +107,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(engine: EngineChoice) -> Bench {
-        let bridge = Bridge::start(engine).unwrap();
+    fn new(engine: Kind) -> Bench {
+        let bridge = engine.start();
         Bench { dir: tempfile::tempdir().unwrap(), bridge, pool: Pool::new(64 << 20) }
     }
 
@@ -125,7 +156,7 @@ fn numbered(bytes: usize) -> Vec<u8> {
     (0..bytes as u32 / 4).flat_map(u32::to_le_bytes).collect()
 }
 
-async fn bytes_come_back_from_where_they_were_put(engine: EngineChoice) {
+async fn bytes_come_back_from_where_they_were_put(engine: Kind) {
     let bench = Bench::new(engine);
     let file = bench.create("f").await;
     let data = numbered(1 << 20);
@@ -145,7 +176,7 @@ async fn bytes_come_back_from_where_they_were_put(engine: EngineChoice) {
     assert_eq!(std::fs::metadata(bench.path("f")).unwrap().len(), 10, "allocating keeps the length");
 }
 
-async fn a_read_stops_at_the_end_of_the_file(engine: EngineChoice) {
+async fn a_read_stops_at_the_end_of_the_file(engine: Kind) {
     let bench = Bench::new(engine);
     let file = bench.create("f").await;
     bench.write(&file, &numbered(10_000), 0).await.unwrap();
@@ -156,7 +187,7 @@ async fn a_read_stops_at_the_end_of_the_file(engine: EngineChoice) {
 
 /// The kernel writes up to the limit of the file's size, then refuses the rest: the first call is a
 /// short one, and only going on finds the error. In a process of its own, which the limit ends with.
-async fn a_write_cut_short_is_an_error_not_a_success(engine: EngineChoice) {
+async fn a_write_cut_short_is_an_error_not_a_success(engine: Kind) {
     let child = child(engine, "a_write_cut_short_is_an_error_not_a_success");
     if let Some(mut child) = child {
         let output = child.output().unwrap();
@@ -179,7 +210,7 @@ async fn a_write_cut_short_is_an_error_not_a_success(engine: EngineChoice) {
     assert_eq!(std::fs::read(bench.path("f")).unwrap(), numbered(10_000), "the first call was not cut short");
 }
 
-async fn names_are_made_moved_and_removed(engine: EngineChoice) {
+async fn names_are_made_moved_and_removed(engine: Kind) {
     let bench = Bench::new(engine);
     let bridge = &bench.bridge;
     let directory = bench.path("d");
@@ -201,7 +232,7 @@ async fn names_are_made_moved_and_removed(engine: EngineChoice) {
     assert_eq!(bench.descriptors(), 0);
 }
 
-async fn errors_name_the_operation_and_the_file(engine: EngineChoice) {
+async fn errors_name_the_operation_and_the_file(engine: Kind) {
     let bench = Bench::new(engine);
     let missing = bench.path("missing");
     let named = |error: Error, op: &str, path: &Path| {
@@ -231,7 +262,7 @@ fn start_and_drop<F: Future>(future: F) -> bool {
     matches!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending)
 }
 
-async fn dropped_callers_leak_nothing(engine: EngineChoice) {
+async fn dropped_callers_leak_nothing(engine: Kind) {
     let bench = Bench::new(engine);
     let file = bench.create("f").await;
     bench.write(&file, &numbered(1 << 20), 0).await.unwrap();
@@ -261,7 +292,7 @@ async fn dropped_callers_leak_nothing(engine: EngineChoice) {
     assert_eq!(bench.descriptors(), 0);
 }
 
-async fn dropped_opens_leak_no_descriptor(engine: EngineChoice) {
+async fn dropped_opens_leak_no_descriptor(engine: Kind) {
     let bench = Bench::new(engine);
     drop(bench.create("f").await);
     for _ in 0..2_000 {
@@ -277,7 +308,7 @@ async fn dropped_opens_leak_no_descriptor(engine: EngineChoice) {
     }
 }
 
-async fn more_in_flight_than_the_ring_holds(engine: EngineChoice) {
+async fn more_in_flight_than_the_ring_holds(engine: Kind) {
     let bench = Bench::new(engine);
     let file = bench.create("f").await;
     let data = Arc::new(numbered(1 << 20));
@@ -298,7 +329,7 @@ async fn more_in_flight_than_the_ring_holds(engine: EngineChoice) {
     bench.quiet().await;
 }
 
-async fn full_lanes_leave_the_others_alone(engine: EngineChoice) {
+async fn full_lanes_leave_the_others_alone(engine: Kind) {
     let bench = Bench::new(engine);
     let file = bench.create("f").await;
     bench.write(&file, b"data", 0).await.unwrap();
@@ -312,7 +343,7 @@ async fn full_lanes_leave_the_others_alone(engine: EngineChoice) {
     sync.await.unwrap();
 }
 
-async fn closing_drains_and_then_refuses(engine: EngineChoice) {
+async fn closing_drains_and_then_refuses(engine: Kind) {
     let bench = Bench::new(engine);
     let file = bench.create("f").await;
     let data = numbered(1 << 20);
@@ -346,7 +377,7 @@ async fn closing_drains_and_then_refuses(engine: EngineChoice) {
     assert_eq!((bench.bridge.inflight(), bench.pool.in_use()), (0, 0));
 }
 
-async fn dropping_the_bridge_finishes_what_was_sent(engine: EngineChoice) {
+async fn dropping_the_bridge_finishes_what_was_sent(engine: Kind) {
     let Bench { dir, bridge, pool } = Bench::new(engine);
     let file = bridge.open(&dir.path().join("f"), How::CreateNew).await.unwrap();
     let mut pending = Vec::new();
@@ -364,7 +395,7 @@ async fn dropping_the_bridge_finishes_what_was_sent(engine: EngineChoice) {
 }
 
 /// One operation at a time with pauses around the moment the reactor falls asleep.
-async fn no_wake_up_is_lost(engine: EngineChoice) {
+async fn no_wake_up_is_lost(engine: Kind) {
     let bench = Bench::new(engine);
     let file = bench.create("f").await;
     bench.write(&file, &numbered(4096), 0).await.unwrap();
@@ -377,7 +408,7 @@ async fn no_wake_up_is_lost(engine: EngineChoice) {
     }
 }
 
-async fn a_panic_in_the_engine_ends_the_process(engine: EngineChoice) {
+async fn a_panic_in_the_engine_ends_the_process(engine: Kind) {
     if let Some(mut child) = child(engine, "a_panic_in_the_engine_ends_the_process") {
         let output = child.output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -397,12 +428,12 @@ async fn a_panic_in_the_engine_ends_the_process(engine: EngineChoice) {
 }
 
 /// This very test in a process of its own, or `None` when this is that process.
-fn child(engine: EngineChoice, test: &str) -> Option<std::process::Command> {
+fn child(engine: Kind, test: &str) -> Option<std::process::Command> {
     const MARK: &str = "REELRING_CONFORMANCE_CHILD";
     if std::env::var_os(MARK).is_some() {
         return None;
     }
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "--nocapture", &format!("engine::conformance::{engine}::{test}")]).env(MARK, "1");
+    command.args(["--exact", "--nocapture", &format!("engine::conformance::{}::{test}", engine.name())]).env(MARK, "1");
     Some(command)
 }

@@ -2,10 +2,12 @@
 //!
 //! An engine is given the receiving ends of the lanes and owns the threads that empty them, nothing
 //! else. It ends when every lane has said `Stop`. `uring` is the default; `threads` is for where
-//! io_uring is refused (containers, seccomp, old kernels). A simulated disk would be a third.
+//! io_uring is refused (containers, seccomp, old kernels); `sim`, in tests only, is a disk that loses what it may lose.
 //!
 //! Only `uring.rs` names tokio-uring.
 
+#[cfg(test)]
+pub(crate) mod sim;
 mod threads;
 mod uring;
 
@@ -216,6 +218,15 @@ fn open_blocking(path: &Path, how: How) -> io::Result<File> {
 fn make_directory_blocking(path: &Path) -> io::Result<()> {
     std::fs::create_dir(path)?;
     std::fs::set_permissions(path, PermissionsExt::from_mode(DIRECTORY_MODE))
+}
+
+/// The names in a directory. Blocks.
+fn list_blocking(path: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        names.extend(entry?.file_name().into_string());
+    }
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use crossbeam_channel::Receiver;
 use rustix::fs::FallocateFlags;
 
 use super::{
-    Engine, EngineThread, Step, Transfer, make_directory_blocking, open_blocking, transient, unless, write_zero,
+    Engine, EngineThread, Step, Transfer, list_blocking, make_directory_blocking, open_blocking, transient, unless,
+    write_zero,
 };
 use crate::bridge::{Command, Intake, LANES, Message, NamedFile, Op, Reach, syncs_in_flight_max};
 use crate::error::Error;
@@ -92,7 +93,7 @@ fn execute(Command { op, ticket }: Command) {
         }
         Op::Open { path, how, reply } => {
             let result = match persist(|| open_blocking(&path, how)) {
-                Ok(file) => Ok(NamedFile { file, path }),
+                Ok(file) => Ok(NamedFile { file, path, claim: None }),
                 Err(e) => Err(Error::io("open", &path, e)),
             };
             ticket.finish(reply, result);
@@ -108,6 +109,9 @@ fn execute(Command { op, ticket }: Command) {
         Op::MakeDirectory { path, reply } => {
             let result = unless(persist(|| make_directory_blocking(&path)), io::ErrorKind::AlreadyExists);
             ticket.finish(reply, result.map_err(|e| Error::io("make directory", &path, e)));
+        }
+        Op::List { path, reply } => {
+            ticket.finish(reply, list_blocking(&path).map_err(|e| Error::io("list", &path, e)));
         }
         Op::Close { file, reply } => {
             drop(file);

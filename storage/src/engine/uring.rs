@@ -5,7 +5,7 @@
 //! lanes, spawns one local task for each command, and sleeps on the doorbell; going to sleep parks
 //! the thread, which submits the whole batch in one `io_uring_enter`. It never spins and never
 //! makes a call that can wait for a disk: closing a file, which may free its blocks, goes through
-//! the ring too, and the one operation without an opcode (truncate) to a helper thread.
+//! the ring too, and the two operations without an opcode (truncate, list) to a helper thread.
 //!
 //! Operations are built with tokio-uring's escape hatch, [`UnsubmittedOneshot`], which keeps what
 //! the kernel reads or writes (the buffer, the path, the file) until the completion even if the
@@ -29,7 +29,8 @@ use tokio::sync::Notify;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use super::{
-    DIRECTORY_MODE, Engine, EngineThread, FILE_MODE, Step, Transfer, open_flags, transient, unless, write_zero,
+    DIRECTORY_MODE, Engine, EngineThread, FILE_MODE, Step, Transfer, list_blocking, open_flags, transient, unless,
+    write_zero,
 };
 use crate::bridge::{Command, How, Intake, Message, NamedFile, Op, Reach};
 use crate::buffer::Buffer;
@@ -206,7 +207,7 @@ async fn execute(Command { op, ticket }: Command) {
         }
         Op::Open { path, how, reply } => {
             let result = match open(&path, how).await {
-                Ok(fd) => Ok(NamedFile { file: fd.into(), path }),
+                Ok(fd) => Ok(NamedFile { file: fd.into(), path, claim: None }),
                 Err(e) => Err(Error::io("open", &path, e)),
             };
             if let Some(unwanted) = ticket.finish(reply, result) {
@@ -224,6 +225,12 @@ async fn execute(Command { op, ticket }: Command) {
         Op::MakeDirectory { path, reply } => {
             let result = unless(make_directory(&path).await, io::ErrorKind::AlreadyExists);
             ticket.finish(reply, result.map_err(|e| Error::io("make directory", &path, e)));
+        }
+        Op::List { path, reply } => {
+            // io_uring has no getdents.
+            let listed = tokio::task::spawn_blocking(move || (list_blocking(&path), path)).await;
+            let (result, path) = listed.expect("a listing does not panic");
+            ticket.finish(reply, result.map_err(|e| Error::io("list", &path, e)));
         }
         Op::Close { file, reply } => {
             close(file).await;

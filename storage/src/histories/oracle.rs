@@ -1,0 +1,202 @@
+//! What the store has promised, written down outside of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::{StreamExt, pin_mut};
+
+use crate::blob::BlobReader;
+use crate::error::{Error, Result};
+use crate::id::BlobId;
+use crate::key::Key;
+use crate::store::Store;
+
+/// An object's bytes, or that there is no object.
+pub(super) type State = Option<Arc<[u8]>>;
+
+#[derive(Default)]
+pub(super) struct Oracle {
+    pub(super) keys: BTreeMap<String, Promise>,
+    pub(super) partials: BTreeMap<BlobId, Partial>,
+    /// Blobs in which a bit was flipped at rest: they may be refused, and never served wrong.
+    pub(super) damaged: BTreeSet<BlobId>,
+    pub(super) acknowledged: u64,
+    /// Removing a file may have failed.
+    pub(super) unlinks_failed: bool,
+    /// Objects there were when the store was last judged.
+    pub(super) objects: BTreeSet<BlobId>,
+}
+
+#[derive(Default)]
+pub(super) struct Promise {
+    /// As last acknowledged.
+    pub(super) state: State,
+    /// What calls without an answer may have made of it. While there are any, nobody touches the key: in which order
+    /// they happen is nobody's business.
+    pub(super) maybe: Vec<State>,
+}
+
+/// A journaled partial.
+#[derive(Clone)]
+pub(super) struct Partial {
+    pub(super) key: String,
+    /// What is written to it, as far as it gets.
+    pub(super) bytes: Arc<[u8]>,
+    /// The last acknowledged checkpoint.
+    pub(super) durable: u64,
+    /// The lengths of all checkpoints that were tried.
+    pub(super) tried: BTreeSet<u64>,
+    /// It was acknowledged, and nobody has begun to give it up.
+    pub(super) promised: bool,
+    /// A client has it in hand.
+    pub(super) held: bool,
+}
+
+impl Oracle {
+    pub(super) fn promise(&mut self, key: &str) -> &mut Promise {
+        self.keys.entry(key.into()).or_default()
+    }
+
+    /// The state of a key nobody is in doubt about.
+    pub(super) fn certain(&self, key: &str) -> Option<State> {
+        match self.keys.get(key) {
+            None => Some(None),
+            Some(promise) => promise.maybe.is_empty().then(|| promise.state.clone()),
+        }
+    }
+
+    pub(super) fn begin(&mut self, key: &str, state: State) {
+        self.promise(key).maybe.push(state);
+    }
+
+    pub(super) fn acknowledge(&mut self, key: &str, state: State) {
+        self.acknowledged += 1;
+        let promise = self.promise(key);
+        promise.state = state;
+        promise.maybe.clear();
+    }
+
+    /// The partial may be gone from now on.
+    pub(super) fn give_up(&mut self, id: BlobId) {
+        let partial = self.partials.get_mut(&id).expect("it is known");
+        (partial.promised, partial.held) = (false, false);
+    }
+
+    /// It surely did not happen.
+    pub(super) fn withdraw(&mut self, key: &str) {
+        self.promise(key).maybe.clear();
+    }
+}
+
+/// Reads an object to its end.
+pub(super) async fn read_all(reader: &BlobReader) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let stream = reader.stream(0..u64::MAX);
+    pin_mut!(stream);
+    while let Some(chunk) = stream.next().await {
+        bytes.extend_from_slice(&chunk?);
+    }
+    Ok(bytes)
+}
+
+pub(super) fn note(length: u64) -> Vec<u8> {
+    length.to_le_bytes().to_vec()
+}
+
+/// Holds the store to its promises, and takes what it found for the state from here on. No faults are injected
+/// meanwhile, so any error is one.
+pub(super) async fn judge(store: &Store, oracle: &std::sync::Mutex<Oracle>) {
+    let objects = store.list_objects("", None, 10_000).await.expect("the catalog can be read");
+    let mut found: BTreeMap<String, (BlobId, State)> = BTreeMap::new();
+    for object in &objects {
+        let read = match store.open_blob(object.blob).await {
+            Ok(reader) => read_all(&reader).await,
+            Err(e) => Err(e),
+        };
+        let damaged = oracle.lock().unwrap().damaged.contains(&object.blob);
+        let state = match read {
+            Ok(bytes) => Some(bytes.into()),
+            Err(Error::Corrupt { .. }) if damaged => {
+                // Its bytes are beyond asking; the promise is taken for kept.
+                oracle.lock().unwrap().promise(object.key.as_str()).state.clone()
+            }
+            Err(e) => panic!("object {} cannot be read: {e}", object.key),
+        };
+        found.insert(object.key.to_string(), (object.blob, state));
+    }
+    {
+        let mut oracle = oracle.lock().unwrap();
+        oracle.objects = objects.iter().map(|object| object.blob).collect();
+        let damaged = oracle.damaged.clone();
+        for (key, (blob, state)) in &found {
+            let promise = oracle.promise(key);
+            let known = promise.state == *state || promise.maybe.contains(state) || damaged.contains(blob);
+            assert!(known, "object {key} has {} bytes that nobody stored there", state.as_ref().map_or(0, |s| s.len()));
+        }
+        for (key, promise) in &mut oracle.keys {
+            let now = found.get(key).and_then(|(_, state)| state.clone());
+            let fine = now == promise.state || promise.maybe.contains(&now);
+            let damaged = found.get(key).is_some_and(|(blob, _)| damaged.contains(blob));
+            assert!(
+                fine || damaged,
+                "{key}: acknowledged {:?} bytes, found {:?}",
+                promise.state.as_ref().map(|s| s.len()),
+                now.as_ref().map(|s| s.len())
+            );
+            promise.state = now;
+            promise.maybe.clear();
+            if damaged {
+                // What it holds cannot be known any more: nobody touches it.
+                promise.maybe.push(None);
+            }
+        }
+    }
+    judge_partials(store, oracle, &found.values().map(|(blob, _)| *blob).collect()).await;
+}
+
+async fn judge_partials(store: &Store, oracle: &std::sync::Mutex<Oracle>, committed: &BTreeSet<BlobId>) {
+    let listed = store.journaled_partials().await.expect("partials can be listed");
+    let known: Vec<BlobId> = oracle.lock().unwrap().partials.keys().copied().collect();
+    for id in listed.iter().copied() {
+        if known.contains(&id) {
+            continue;
+        }
+        // The journal of an object that was deleted since, which a failing disk would not let go.
+        assert!(oracle.lock().unwrap().unlinks_failed, "the partial {id} is nobody's");
+        store.discard_partial(id).await.expect("a partial can be discarded");
+    }
+    for id in known {
+        if committed.contains(&id) {
+            oracle.lock().unwrap().partials.remove(&id);
+            continue;
+        }
+        let mut partial = oracle.lock().unwrap().partials[&id].clone();
+        if !partial.promised && !listed.contains(&id) {
+            continue;
+        }
+        match store.resume(id).await {
+            Ok(Some((writer, found))) => {
+                let length = writer.len();
+                drop(writer);
+                assert!(length >= partial.durable, "{id}: {} bytes were promised, {length} are there", partial.durable);
+                assert!(partial.tried.contains(&length), "{id} resumes at {length}, which no checkpoint was");
+                assert_eq!(found, note(length), "{id} has another checkpoint's note");
+                let bytes = std::fs::read(store.volume().partial_path(id)).expect("the partial is there");
+                assert!(bytes == partial.bytes[..length as usize], "{id} has other bytes below {length}");
+                // Whoever resumes is told this length, and may forget what came before it.
+                (partial.durable, partial.promised, partial.held) = (length, true, false);
+                oracle.lock().unwrap().partials.insert(id, partial);
+            }
+            Ok(None) | Err(Error::Corrupt { .. }) if !partial.promised => {
+                // Not forgotten: a power cut may bring it back.
+                store.discard_partial(id).await.expect("what is left of a partial can be discarded");
+            }
+            Ok(None) => panic!("{id} had a checkpoint at {} and does not resume", partial.durable),
+            Err(e) => panic!("{id} had a checkpoint at {} and does not resume: {e}", partial.durable),
+        }
+    }
+}
+
+pub(super) fn key(text: &str) -> Key {
+    Key::parse(text).expect("histories use valid keys")
+}
