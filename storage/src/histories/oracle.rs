@@ -174,6 +174,8 @@ async fn judge_partials(store: &Store, oracle: &std::sync::Mutex<Oracle>, commit
         if !partial.promised && !listed.contains(&id) {
             continue;
         }
+        // Sealed and not committed, its file may have rotted among the blobs.
+        partial.promised &= !oracle.lock().unwrap().damaged.contains(&id);
         match store.resume(id).await {
             Ok(Some((writer, found))) => {
                 let length = writer.len();
@@ -189,6 +191,7 @@ async fn judge_partials(store: &Store, oracle: &std::sync::Mutex<Oracle>, commit
             }
             Ok(None) | Err(Error::Corrupt { .. }) if !partial.promised => {
                 // Not forgotten: a power cut may bring it back.
+                oracle.lock().unwrap().partials.insert(id, partial);
                 store.discard_partial(id).await.expect("what is left of a partial can be discarded");
             }
             Ok(None) => panic!("{id} had a checkpoint at {} and does not resume", partial.durable),
