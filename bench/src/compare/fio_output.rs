@@ -19,6 +19,7 @@ pub struct Outcome {
     pub version: String,
     pub reads: Transfer,
     pub writes: Transfer,
+    pub syncs: u64,
     /// While operations were issued. Jobs of a group run side by side, and groups one after the other.
     pub seconds: f64,
     /// Latency in ns to operations.
@@ -47,6 +48,20 @@ struct Job {
     error: i64,
     read: Direction,
     write: Direction,
+    #[serde(default)]
+    sync: Sync,
+}
+
+#[derive(Deserialize, Default)]
+struct Sync {
+    lat_ns: SyncLatency,
+}
+
+/// fio's own count beside it stays 0 where syncs come between writes.
+#[derive(Deserialize, Default)]
+struct SyncLatency {
+    #[serde(rename = "N", default)]
+    count: u64,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +96,7 @@ impl Outcome {
             version,
             reads: Transfer::default(),
             writes: Transfer::default(),
+            syncs: 0,
             seconds: 0.0,
             latencies: BTreeMap::new(),
         };
@@ -92,6 +108,7 @@ impl Outcome {
             }
             let longest = groups.entry(job.groupid).or_default();
             *longest = (*longest).max(job.read.runtime).max(job.write.runtime);
+            outcome.syncs += job.sync.lat_ns.count;
             for (direction, total) in [(job.read, &mut outcome.reads), (job.write, &mut outcome.writes)] {
                 total.operations += direction.total_ios;
                 total.bytes += direction.io_bytes;
@@ -179,15 +196,18 @@ pub struct SameWork {
     /// Both draw the same directions and sizes, so that every operation and byte agrees. Not where clones stand in for
     /// depth: each has a draw of its own.
     pub same_draw: bool,
+    /// Several operations are in flight: fio may then send a sync more than once, and each clone that stands in for depth
+    /// sends its own. That there are syncs can agree, not how many.
+    pub deep: bool,
 }
 
 impl SameWork {
     /// What [`SameWork::check`] found, for the report.
     pub fn words(self, outcome: &Outcome) -> String {
-        let Outcome { reads, writes, .. } = outcome;
+        let Outcome { reads, writes, syncs, .. } = outcome;
         match (self.bounded, self.same_draw) {
             (true, true) => format!(
-                "every round: {} reads of {} bytes together, {} writes of {} bytes together",
+                "every round: {} reads of {} bytes together, {} writes of {} bytes together, {syncs} syncs",
                 reads.operations, reads.bytes, writes.operations, writes.bytes
             ),
             (true, false) => {
@@ -225,6 +245,9 @@ impl SameWork {
                 mean(b)
             );
         }
+        let (a, b) = (one.syncs, other.syncs);
+        let alike = (a == 0) == (b == 0) && (a.abs_diff(b) <= 2 || !self.bounded || self.deep);
+        ensure!(alike, "not the same work: {a} syncs in one round, {b} in another");
         if self.bounded {
             let (a, b) = (one.bytes() as f64, other.bytes() as f64);
             ensure!((a / b - 1.0).abs() <= 0.01, "not the same work: {a} bytes in one round, {b} in another");
@@ -305,7 +328,7 @@ mod tests {
 
     #[test]
     fn bounded_work_must_agree_to_the_byte() {
-        let exact = SameWork { bounded: true, one_size: true, same_draw: true };
+        let exact = SameWork { bounded: true, one_size: true, same_draw: true, deep: false };
         let one = transferred((100, 409_600), (0, 0));
         exact.check(&one, &one).unwrap();
         let error = exact.check(&one, &transferred((99, 405_504), (0, 0))).unwrap_err().to_string();
@@ -314,11 +337,17 @@ mod tests {
             "not the same work: 100 reads of 409600 bytes together in one round, 99 of 405504 in another"
         );
         exact.check(&one, &transferred((0, 0), (100, 409_600))).unwrap_err();
+        let synced = |syncs: u64| Outcome { syncs, ..one.clone() };
+        exact.check(&synced(100), &synced(99)).unwrap();
+        exact.check(&synced(100), &synced(50)).unwrap_err();
+        let deep = SameWork { deep: true, ..exact };
+        deep.check(&synced(100), &synced(50)).unwrap();
+        deep.check(&synced(100), &synced(0)).unwrap_err();
     }
 
     #[test]
     fn timed_work_must_agree_in_mix_and_sizes() {
-        let timed = SameWork { bounded: false, one_size: true, same_draw: true };
+        let timed = SameWork { bounded: false, one_size: true, same_draw: true, deep: false };
         let mix = |reads: u64, writes: u64| transferred((reads, reads * 4096), (writes, writes * 4096));
         timed.check(&mix(7000, 3000), &mix(14_100, 5900)).unwrap();
         timed.check(&mix(7000, 3000), &mix(12_000, 8000)).unwrap_err();
@@ -329,7 +358,7 @@ mod tests {
         ranged.check(&sized(34_000), &sized(34_500)).unwrap();
         ranged.check(&sized(34_000), &sized(65_536)).unwrap_err();
         // Clones instead of depth: another draw, the same bytes.
-        let parted = SameWork { bounded: true, one_size: true, same_draw: false };
+        let parted = SameWork { bounded: true, one_size: true, same_draw: false, deep: true };
         parted.check(&mix(7000, 3000), &mix(7050, 2950)).unwrap();
         parted.check(&mix(7000, 3000), &mix(3500, 1500)).unwrap_err();
     }

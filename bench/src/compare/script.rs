@@ -166,6 +166,7 @@ impl Source {
             bounded: self.jobs().all(|job| job.runtime.is_none()),
             one_size,
             same_draw: !parted || (one_size && !mixed),
+            deep: self.is_deep(),
         }
     }
 
