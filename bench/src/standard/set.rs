@@ -78,7 +78,8 @@ const FIO_JOBS: [Job; 9] = [
 const NGINX: [(&str, f64); 4] =
     [("hot-64k-c64", 1.1), ("hot-1m-c64", 1.1), ("hot-whole-64m-c1", 1.1), ("cold-1m-c1", 1.6)];
 const ARIA2: [(&str, f64); 2] = [("near-x1-synced", 2.5), ("far-x16", 3.5)];
-const FFMPEG: [(&str, f64); 2] = [("one-720p", 6.0), ("ladder-720p-360p", 9.0)];
+/// What is left over if the budget runs short stands last.
+const FFMPEG: [(&str, f64); 2] = [("ladder-720p-360p", 12.5), ("one-720p", 8.0)];
 /// The job of the self-check: the one whose verdict is looked at first.
 const OWN_JOB: &str = "randread-4k-qd64";
 const ROUNDS: u32 = 8;
@@ -157,7 +158,7 @@ fn whole_objects(quick: bool) -> Step {
 }
 
 fn sweeps(quick: bool) -> Vec<Step> {
-    let (runtime, rounds, size) = if quick { (0.1, 1, 16 << 20) } else { (0.6, 4, 512 << 20) };
+    let (runtime, rounds, size) = if quick { (0.1, 1, 16 << 20) } else { (0.6, 3, 512 << 20) };
     let sizes: &[u64] = if quick { &[4 << 10, 64 << 10] } else { &[4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20] };
     let depths: &[u64] = if quick { &[1, 16] } else { &[1, 4, 16, 64, 128] };
     let plan = |id: &str, title: &str, along, of, places: &[u64], fixed| sweep::Plan {
@@ -206,7 +207,7 @@ mod tests {
     fn the_whole_set_fits_twenty_minutes() {
         let all: f64 =
             parts(false, Path::new("bench/jobs")).iter().flat_map(|part| &part.steps).map(|step| step.seconds).sum();
-        assert!((300.0..1140.0).contains(&all), "{all} s");
+        assert!((300.0..1190.0).contains(&all), "{all} s");
         let quick: f64 =
             parts(true, Path::new("bench/jobs")).iter().flat_map(|part| &part.steps).map(|step| step.seconds).sum();
         assert!(quick < all / 2.0, "{quick} s");
