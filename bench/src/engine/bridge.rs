@@ -49,8 +49,7 @@ impl Bridged {
 impl Engine for Bridged {
     fn start(&self, op: Op, mut block: Block) -> impl Future<Output = Done> + use<> {
         let (bridge, pool, verifies) = (self.bridge.clone(), self.pool.clone(), self.verifies);
-        let (Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file, .. }) = op;
-        let file = Arc::clone(&self.files[usize::from(file)]);
+        let file = Arc::clone(&self.files[usize::from(op.file())]);
         async move {
             let result = match op {
                 Op::Read { offset, len, .. } => {

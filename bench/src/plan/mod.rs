@@ -23,6 +23,13 @@ pub enum Op {
     Sync { file: u16, data_only: bool },
 }
 
+impl Op {
+    pub fn file(self) -> u16 {
+        let (Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file, .. }) = self;
+        file
+    }
+}
+
 /// The operations of one clone.
 #[derive(Debug)]
 pub struct Plan {
@@ -94,6 +101,8 @@ struct File {
     map: Option<Map>,
     zipf: Option<Zipf>,
     done: bool,
+    /// A pass over it began after another, and nobody has asked yet.
+    anew: bool,
 }
 
 impl Plan {
@@ -121,7 +130,8 @@ impl Plan {
                 Distribution::Uniform if job.norandommap || blocks > limits::MAPPED_BLOCKS => (None, None),
                 Distribution::Uniform => (Some(Map::new(blocks)), None),
             };
-            File { start: job.offset, span, size, read_end: job.offset, write_end: job.offset, map, zipf, done: false }
+            let (read_end, write_end) = (job.offset, job.offset);
+            File { start: job.offset, span, size, read_end, write_end, map, zipf, done: false, anew: false }
         };
         let files: Vec<File> = file_sizes.iter().enumerate().map(file).collect();
         let total = files.iter().map(|file| file.span).sum();
@@ -200,6 +210,11 @@ impl Plan {
             self.offsets = Taus88::new(self.seeds.offsets);
         }
         true
+    }
+
+    /// Whether another pass over the file began since this was last asked. fio has the page cache forget it then.
+    pub fn began_anew(&mut self, file: u16) -> bool {
+        std::mem::take(&mut self.files[usize::from(file)].anew)
     }
 
     /// Whether every file is synced when the job ends: `end_fsync`, unless a sync was the last thing anyway.
@@ -312,6 +327,7 @@ impl Direction {
 impl File {
     fn begin(&mut self) {
         self.done = false;
+        self.anew = true;
         self.read_end = self.start;
         self.write_end = self.start;
         if let Some(map) = &mut self.map {
@@ -327,10 +343,13 @@ impl File {
     fn sequential(&mut self, writes: bool, wraps: bool) -> Option<u64> {
         let (start, span, size) = (self.start, self.span, self.size);
         let end = self.end(writes);
-        if wraps && *end >= start + span {
+        let anew = wraps && *end >= start + span;
+        if anew {
             *end = start;
         }
-        (*end < size).then_some(*end - start)
+        let within = (*end < size).then_some(*end - start);
+        self.anew |= anew;
+        within
     }
 
     fn random_block(&mut self, block_size: u64, offsets: &mut Taus88, time_based: bool) -> Option<u64> {

@@ -297,3 +297,17 @@ fn nothing_to_do_is_an_end() {
         assert_eq!(Plan::new(&job, 1, &files).next(), None);
     }
 }
+
+/// Where fio has the page cache forget a file: before every pass but the first, which its start sees to.
+#[test]
+fn a_pass_after_the_first_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for rw in ["read", "randread", "randrw"] {
+        let text = format!("[a]\nrw={rw}\nbs=4k\nsize=32k\ntime_based\nruntime=1\n");
+        let mut plan = Plan::new(&jobs(folder.path(), &text)[0], 1, &[32 << 10]);
+        for number in 0..40 {
+            let op = plan.next().unwrap();
+            assert_eq!(plan.began_anew(op.file()), number > 0 && number % 8 == 0, "{rw}, operation {number}");
+        }
+    }
+}

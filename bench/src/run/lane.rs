@@ -22,7 +22,7 @@ use super::pause::Pause;
 use super::replay::Replay;
 use super::stats::{Stats, count_batch};
 use super::usage::Usage;
-use super::verify;
+use super::{layout, verify};
 use crate::engine::{Block, Done, Engine};
 use crate::job::Job;
 use crate::plan::{Op, Plan};
@@ -50,6 +50,8 @@ pub struct Lane {
     pub synchronous: bool,
     /// Its thread is nobody else's, so the kernel's account of the thread is the lane's.
     pub own_thread: bool,
+    /// Whether the page cache forgets a file before each pass over it.
+    pub forgets: bool,
     /// Planted, to be found.
     pub handicap: Option<Handicap>,
     pub live: Arc<Live>,
@@ -161,7 +163,17 @@ impl Work {
         loop {
             self.writes = 0;
             let since = Instant::now();
-            self.pump(engine, pause, || plan.next()).await;
+            let lane = &self.lane;
+            let (forgets, paths) = (lane.forgets, lane.paths.clone());
+            let issue = || {
+                let op = plan.next()?;
+                // Waits for the kernel in mid-run, as it does in fio: the next pass is to come from the disk.
+                if forgets && plan.began_anew(op.file()) {
+                    let _ = layout::forget(&paths[usize::from(op.file())]);
+                }
+                Some(op)
+            };
+            self.pump(engine, pause, issue).await;
             if plan.ends_with_sync() && self.failure.is_none() {
                 let mut files = 0..self.lane.paths.len() as u16;
                 let deadline = self.deadline.take();
@@ -417,12 +429,15 @@ impl Lane {
     }
 }
 
-/// An operation with the engine, and its clock.
-struct Flight<F> {
-    op: Op,
-    since: Instant,
-    issued: Option<Instant>,
-    call: F,
+pin_project_lite::pin_project! {
+    /// An operation with the engine, and its clock.
+    struct Flight<F> {
+        op: Op,
+        since: Instant,
+        issued: Option<Instant>,
+        #[pin]
+        call: F,
+    }
 }
 
 struct Landed {
@@ -437,18 +452,18 @@ impl<F: Future<Output = Done>> Future for Flight<F> {
     type Output = Landed;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Landed> {
-        // SAFETY: `call` is never moved out of the pinned flight, and has no other name; the other fields are plain values.
-        let this = unsafe { self.get_unchecked_mut() };
-        // SAFETY: as above.
-        let polled = unsafe { Pin::new_unchecked(&mut this.call) }.poll(cx);
-        let at = match (&polled, this.issued) {
+        let this = self.project();
+        let polled = this.call.poll(cx);
+        let at = match (&polled, *this.issued) {
             (Poll::Pending, Some(_)) => return Poll::Pending,
             _ => Instant::now(),
         };
         match polled {
-            Poll::Ready(done) => Poll::Ready(Landed { op: this.op, since: this.since, issued: this.issued, at, done }),
+            Poll::Ready(done) => {
+                Poll::Ready(Landed { op: *this.op, since: *this.since, issued: *this.issued, at, done })
+            }
             Poll::Pending => {
-                this.issued = Some(at);
+                *this.issued = Some(at);
                 Poll::Pending
             }
         }

@@ -211,6 +211,11 @@ impl Clone {
         if self.engine == EngineKind::Mmap { 1 } else { self.job.iodepth.max(1) as usize }
     }
 
+    /// Whether its files are to come from the disk.
+    fn forgets(&self) -> bool {
+        self.job.invalidate && !self.job.direct && self.engine != EngineKind::Http
+    }
+
     fn has_own_thread(&self) -> bool {
         matches!(self.engine, EngineKind::Raw | EngineKind::Mmap)
     }
@@ -287,7 +292,7 @@ impl Runner {
     /// Starts the clones of one group together and waits for all of them.
     fn run_group(&mut self, clones: &[&Clone], started: Instant) -> Vec<JobReport> {
         for clone in clones {
-            if clone.job.invalidate && !clone.job.direct && clone.engine != EngineKind::Http {
+            if clone.forgets() {
                 // As for fio, a cache that does not forget is no error.
                 clone.paths.iter().for_each(|path| drop(layout::forget(path)));
             }
@@ -342,6 +347,7 @@ impl Runner {
             depth: clone.depth(),
             synchronous: clone.engine == EngineKind::Mmap,
             own_thread: clone.has_own_thread(),
+            forgets: clone.forgets(),
             handicap: self.options.handicap.map(|percent| Handicap::new(percent, self.started)),
             live: Arc::default(),
             stop: Arc::clone(&self.stop),

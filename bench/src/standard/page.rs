@@ -149,7 +149,7 @@ fn resolution(out: &mut String, findings: &Findings) {
     }
     out.push_str(
         "Rounds alternate A B B A; figures are medians with `[min .. max]`, ratios are ours over theirs with `[low .. high]` of \
-         the interval that holds the true ratio with 95 % or more. An interval that holds 1.0 is no difference.\n\n",
+         the interval that holds the true ratio with 99 %. An interval that holds 1.0 is no difference.\n\n",
     );
 }
 
