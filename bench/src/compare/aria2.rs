@@ -72,11 +72,7 @@ pub fn compare(options: &Aria2) -> anyhow::Result<Section> {
     let version = ARIA2.version()?;
     let nginx = server::executable()?;
     let program = node::Program::find(options.reelring.as_deref())?;
-    let wanted = |plan: &Plan| {
-        options.cases.is_empty() || options.cases.iter().any(|prefix| plan.name.starts_with(prefix.as_str()))
-    };
-    let plans: Vec<Plan> = plans(options.common.quick).into_iter().filter(wanted).collect();
-    ensure!(!plans.is_empty(), "no case begins with {:?}", options.cases);
+    let plans = super::chosen(plans(options.common.quick), |plan| plan.name, &options.cases)?;
 
     let scratch = options.common.scratch()?;
     let root = scratch.path().join("www");

@@ -165,6 +165,19 @@ pub fn main(what: &Compare, runtime: &tokio::runtime::Runtime) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
+/// The cases whose name begins with one of `prefixes`; all of them where there is none.
+fn chosen<P>(mut cases: Vec<P>, name: impl Fn(&P) -> &str, prefixes: &[String]) -> anyhow::Result<Vec<P>> {
+    let names: Vec<String> = cases.iter().map(|case| name(case).to_owned()).collect();
+    cases.retain(|case| prefixes.is_empty() || prefixes.iter().any(|prefix| name(case).starts_with(prefix.as_str())));
+    anyhow::ensure!(
+        !cases.is_empty(),
+        "no case begins with {}; there are: {}",
+        prefixes.join(" or "),
+        names.join(", ")
+    );
+    Ok(cases)
+}
+
 /// The command line as it was given, for the report.
 pub fn command_line() -> String {
     let words: Vec<String> = std::env::args().skip(1).collect();

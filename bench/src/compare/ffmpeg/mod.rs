@@ -73,11 +73,7 @@ pub fn compare(options: &Ffmpeg) -> anyhow::Result<Section> {
     FFPROBE.version()?;
     let program = node::Program::find(options.reelring.as_deref())?;
     let (clip, plans) = plans(options.common.quick);
-    let wanted = |plan: &Plan| {
-        options.cases.is_empty() || options.cases.iter().any(|prefix| plan.name.starts_with(prefix.as_str()))
-    };
-    let plans: Vec<Plan> = plans.into_iter().filter(wanted).collect();
-    ensure!(!plans.is_empty(), "no case begins with {:?}", options.cases);
+    let plans = super::chosen(plans, |plan| plan.name, &options.cases)?;
 
     let scratch = options.common.scratch()?;
     let source = scratch.path().join(clip.file_name());

@@ -110,8 +110,7 @@ pub fn compare(options: &Nginx) -> anyhow::Result<Section> {
     let wrk = WRK.version()?;
     let nginx = server::executable()?;
     let program = node::Program::find(options.reelring.as_deref())?;
-    let plans: Vec<Plan> = plans(options.common.quick).into_iter().filter(|plan| options.wants(&plan.name)).collect();
-    ensure!(!plans.is_empty(), "no case begins with {:?}", options.cases);
+    let plans = super::chosen(plans(options.common.quick), |plan| &plan.name, &options.cases)?;
 
     let versions = [program.version.clone(), server::version(&nginx)?];
     let scratch = options.common.scratch()?;
@@ -159,12 +158,6 @@ pub fn compare(options: &Nginx) -> anyhow::Result<Section> {
         }
     }
     Ok(section)
-}
-
-impl Nginx {
-    fn wants(&self, name: &str) -> bool {
-        self.cases.is_empty() || self.cases.iter().any(|prefix| name.starts_with(prefix))
-    }
 }
 
 impl Bench<'_> {
