@@ -6,14 +6,14 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::Args;
 use serde_json::json;
 
+use super::beside::{self, Beside};
 use super::nginx::server::{self, Reading};
 use super::node::{self, Node};
 use super::origin::{Origin, Wire};
@@ -21,22 +21,9 @@ use super::peer::Program;
 use super::result::{Case, Run, Section, Side};
 use super::rounds::{self, Turns};
 use super::usage::{self, Usage};
-use super::{Common, stop};
 
 const ARIA2: Program = Program { name: "aria2c", package: "aria2", version: "--version" };
 const KEY: &str = "fetched.bin";
-
-#[derive(Debug, Args)]
-pub struct Aria2 {
-    #[command(flatten)]
-    pub common: Common,
-    /// The node to measure [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    pub reelring: Option<PathBuf>,
-    /// Only cases whose name begins so; may be given several times
-    #[arg(long = "case", value_name = "PREFIX")]
-    pub cases: Vec<String>,
-}
 
 /// One line of the result.
 #[derive(Debug, Clone, Copy)]
@@ -68,11 +55,11 @@ fn plans(quick: bool) -> Vec<Plan> {
     all.into_iter().filter(|plan| !quick || matches!(plan.name, "near-x1-synced" | "far-x16")).collect()
 }
 
-pub fn compare(options: &Aria2) -> anyhow::Result<Section> {
+pub fn compare(options: &Beside) -> anyhow::Result<Section> {
     let version = ARIA2.version()?;
     let nginx = server::executable()?;
-    let program = node::Program::find(options.reelring.as_deref())?;
-    let plans = super::chosen(plans(options.common.quick), |plan| plan.name, &options.cases)?;
+    let program = options.program()?;
+    let plans = options.chosen(plans(options.common.quick), |plan| plan.name)?;
 
     let scratch = options.common.scratch()?;
     let root = scratch.path().join("www");
@@ -101,25 +88,20 @@ pub fn compare(options: &Aria2) -> anyhow::Result<Section> {
          where a case says synced, the time and CPU of an fdatasync of its file are added to its own."
             .into(),
     );
-    for plan in &plans {
+    let versions = [program.version.as_str(), &version];
+    beside::each(&mut section, &plans, |plan, _| {
         let file = root.join(format!("{}.bin", plan.bytes));
         if !file.exists() {
             node::noise_file(&file, plan.bytes, plan.bytes)?;
         }
-        match case(plan, options, &node, origin.address(), &file, scratch.path(), [&program.version, &version]) {
-            Ok(Some(case)) => section.cases.push(case),
-            // Ctrl-C: what came before is reported.
-            Ok(None) => break,
-            Err(_) if stop::asked() => break,
-            Err(error) => return Err(error),
-        }
-    }
+        case(plan, options, &node, origin.address(), &file, scratch.path(), versions)
+    })?;
     Ok(section)
 }
 
 fn case(
     plan: &Plan,
-    options: &Aria2,
+    options: &Beside,
     node: &Node,
     server: SocketAddr,
     file: &Path,

@@ -2,12 +2,13 @@
 //!
 //! Every side is a child process, measured from outside by the same means. The rooms: `rounds` (the order), `usage`
 //! (CPU, switches, memory), `statistics` (ratio, interval, verdict), `peer` (programs and servers), `result` (what comes
-//! out), `table` (for people), and one module for each thing that is compared.
+//! out), `table` (for people), `beside` (what comparisons of the node share), and one module for each thing compared.
 //!
 //! A comparison owns its scratch folder under `--dir` and its peers; Ctrl-C ends the round, the peers and the folder,
 //! prints the cases that are complete and exits with 130.
 
 pub mod aria2;
+mod beside;
 pub mod ffmpeg;
 pub mod fio;
 pub mod fio_output;
@@ -34,6 +35,7 @@ use clap::{Args, Subcommand};
 use tempfile::TempDir;
 
 use crate::limits;
+use beside::Beside;
 use result::{Machine, Report, Section};
 
 #[derive(Debug, Subcommand)]
@@ -44,11 +46,11 @@ pub enum Compare {
     #[command(name = "self")]
     Own(own::OwnArgs),
     /// Serving files: the node beside nginx, wrk being the client of both.
-    Nginx(nginx::Nginx),
+    Nginx(Beside),
     /// Fetching a file: the node beside aria2c.
-    Aria2(aria2::Aria2),
+    Aria2(Beside),
     /// Encoding to HLS: the node and its worker beside ffmpeg.
-    Ffmpeg(ffmpeg::Ffmpeg),
+    Ffmpeg(Beside),
 }
 
 /// What every comparison takes.
@@ -163,19 +165,6 @@ pub fn main(what: &Compare, runtime: &tokio::runtime::Runtime) -> anyhow::Result
         return Ok(ExitCode::from(stop::EXIT));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The cases whose name begins with one of `prefixes`; all of them where there is none.
-fn chosen<P>(mut cases: Vec<P>, name: impl Fn(&P) -> &str, prefixes: &[String]) -> anyhow::Result<Vec<P>> {
-    let names: Vec<String> = cases.iter().map(|case| name(case).to_owned()).collect();
-    cases.retain(|case| prefixes.is_empty() || prefixes.iter().any(|prefix| name(case).starts_with(prefix.as_str())));
-    anyhow::ensure!(
-        !cases.is_empty(),
-        "no case begins with {}; there are: {}",
-        prefixes.join(" or "),
-        names.join(", ")
-    );
-    Ok(cases)
 }
 
 /// The command line as it was given, for the report.

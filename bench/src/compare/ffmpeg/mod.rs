@@ -12,33 +12,20 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use clap::Args;
 use serde_json::{Value, json};
 
 use self::check::Seen;
 use self::cli::{Clip, R144, R360, R720, Rung};
-use super::node::{self, Node};
+use super::beside::{self, Beside};
+use super::node::Node;
 use super::peer::Program;
 use super::result::{Case, Run, Section, Side};
 use super::rounds::{self, Turns};
 use super::usage::{self, Usage};
-use super::{Common, stop};
 
 const FFMPEG: Program = Program { name: "ffmpeg", package: "ffmpeg", version: "-version" };
 const FFPROBE: Program = Program { name: "ffprobe", package: "ffmpeg", version: "-version" };
 const KEY: &str = "clip.mp4";
-
-#[derive(Debug, Args)]
-pub struct Ffmpeg {
-    #[command(flatten)]
-    pub common: Common,
-    /// The node to measure [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    pub reelring: Option<PathBuf>,
-    /// Only cases whose name begins so; may be given several times
-    #[arg(long = "case", value_name = "PREFIX")]
-    pub cases: Vec<String>,
-}
 
 /// One line of the result.
 struct Plan {
@@ -60,7 +47,7 @@ fn plans(quick: bool) -> (Clip, Vec<Plan>) {
 
 /// What stays the same from case to case.
 struct Bench<'a> {
-    options: &'a Ffmpeg,
+    options: &'a Beside,
     clip: Clip,
     source: PathBuf,
     scratch: &'a Path,
@@ -68,12 +55,12 @@ struct Bench<'a> {
     versions: [String; 2],
 }
 
-pub fn compare(options: &Ffmpeg) -> anyhow::Result<Section> {
+pub fn compare(options: &Beside) -> anyhow::Result<Section> {
     let version = FFMPEG.version()?;
     FFPROBE.version()?;
-    let program = node::Program::find(options.reelring.as_deref())?;
+    let program = options.program()?;
     let (clip, plans) = plans(options.common.quick);
-    let plans = super::chosen(plans, |plan| plan.name, &options.cases)?;
+    let plans = options.chosen(plans, |plan| plan.name)?;
 
     let scratch = options.common.scratch()?;
     let source = scratch.path().join(clip.file_name());
@@ -102,15 +89,7 @@ pub fn compare(options: &Ffmpeg) -> anyhow::Result<Section> {
     );
     let versions = [program.version.clone(), version];
     let bench = Bench { options, clip, source, scratch: scratch.path(), node, versions };
-    for plan in &plans {
-        match bench.case(plan) {
-            Ok(Some(case)) => section.cases.push(case),
-            // Ctrl-C: what came before is reported.
-            Ok(None) => break,
-            Err(_) if stop::asked() => break,
-            Err(error) => return Err(error),
-        }
-    }
+    beside::each(&mut section, &plans, |plan, _| bench.case(plan))?;
     Ok(section)
 }
 

@@ -15,32 +15,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use clap::Args;
 
 use self::server::Reading;
 use self::wrk::{Load, Outcome};
+use super::beside::{self, Beside};
 use super::node::{self, Node, http};
 use super::peer::{Peer, Program};
 use super::result::{Case, Run, Section, Side};
 use super::rounds::{self, Turns};
-use super::{Common, stop, usage};
+use super::usage;
 use crate::limits;
 
 const WRK: Program = Program { name: "wrk", package: "wrk", version: "-v" };
 /// Of the ranges whose hashes are compared before the first round.
 const SAMPLED: usize = 16;
-
-#[derive(Debug, Args)]
-pub struct Nginx {
-    #[command(flatten)]
-    pub common: Common,
-    /// The node to measure [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    pub reelring: Option<PathBuf>,
-    /// Only cases whose name begins so; may be given several times
-    #[arg(long = "case", value_name = "PREFIX")]
-    pub cases: Vec<String>,
-}
 
 /// One line of the result.
 #[derive(Debug, Clone)]
@@ -95,7 +83,7 @@ fn plans(quick: bool) -> Vec<Plan> {
 
 /// Everything that stays the same from case to case.
 struct Bench<'a> {
-    options: &'a Nginx,
+    options: &'a Beside,
     program: node::Program,
     nginx: PathBuf,
     versions: [String; 2],
@@ -106,11 +94,11 @@ struct Bench<'a> {
     digests: RefCell<BTreeMap<String, (u64, String)>>,
 }
 
-pub fn compare(options: &Nginx) -> anyhow::Result<Section> {
+pub fn compare(options: &Beside) -> anyhow::Result<Section> {
     let wrk = WRK.version()?;
     let nginx = server::executable()?;
-    let program = node::Program::find(options.reelring.as_deref())?;
-    let plans = super::chosen(plans(options.common.quick), |plan| &plan.name, &options.cases)?;
+    let program = options.program()?;
+    let plans = options.chosen(plans(options.common.quick), |plan| &plan.name)?;
 
     let versions = [program.version.clone(), server::version(&nginx)?];
     let scratch = options.common.scratch()?;
@@ -148,15 +136,7 @@ pub fn compare(options: &Nginx) -> anyhow::Result<Section> {
         sent: RefCell::default(),
         digests: RefCell::default(),
     };
-    for plan in &plans {
-        match bench.case(plan, &mut section.notes) {
-            Ok(Some(case)) => section.cases.push(case),
-            // Ctrl-C: what came before is reported.
-            Ok(None) => break,
-            Err(_) if stop::asked() => break,
-            Err(error) => return Err(error),
-        }
-    }
+    beside::each(&mut section, &plans, |plan, notes| bench.case(plan, notes))?;
     Ok(section)
 }
 
