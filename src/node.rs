@@ -51,9 +51,12 @@ impl Node {
 
     /// Builds the node for a command that only looks at or changes what is stored: no job runs.
     pub async fn open(config: Config) -> Result<Arc<Node>, StartError> {
-        let store =
-            Store::open(StoreOptions { dir: config.data.clone(), engine: config.engine, node_migrations: MIGRATIONS })
-                .await?;
+        let store = Store::open(StoreOptions {
+            engine: config.engine,
+            node_migrations: MIGRATIONS,
+            ..StoreOptions::new(&config.data)
+        })
+        .await?;
         let client = guard::Client::new(guard::Policy { allow_private: config.allow_private_origins });
         let folder = config.data.join("plugins");
         std::fs::create_dir_all(&folder)

@@ -18,7 +18,7 @@ use reelring::transcode::package::hls;
 use reelring::transcode::{AssetId, Ladder, MIGRATION, Outcome, TranscodeRequest, Transcoder};
 use reelring_protocol::transcode::{Class, Failed, FromWorker, Probed, Rational, Started, VideoInfo};
 use reelring_protocol::{Hello, encode};
-use reelring_storage::{BlobMeta, EngineChoice, Key, ObjectRecord, Precondition, Store, StoreOptions};
+use reelring_storage::{BlobMeta, Key, ObjectRecord, Precondition, Store, StoreOptions};
 use support::{media, scratch, skipped};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -47,8 +47,7 @@ impl Bench {
 
     async fn with(worker: WorkerPath) -> Bench {
         let dir = scratch("transcode");
-        let options =
-            StoreOptions { dir: dir.path().join("data"), engine: EngineChoice::Auto, node_migrations: &[MIGRATION] };
+        let options = StoreOptions { node_migrations: &[MIGRATION], ..StoreOptions::new(dir.path().join("data")) };
         let store = Store::open(options).await.expect("the store opens");
         let (reporter, report) = Reporter::new();
         let transcoder = Transcoder::new(store.clone(), worker);

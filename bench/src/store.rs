@@ -91,7 +91,7 @@ async fn run(args: &StoreArgs) -> anyhow::Result<Outcome> {
     ensure!(args.put_size <= 1 << 20, "--put-size {} is over 1m", args.put_size);
     let scratch = tempfile::Builder::new().prefix("reelring-bench-").tempdir_in(&args.dir);
     let scratch = scratch.with_context(|| format!("could not make a scratch folder in {}", args.dir.display()))?;
-    let options = StoreOptions { dir: scratch.path().join("store"), engine: args.engine, node_migrations: &[] };
+    let options = StoreOptions { engine: args.engine, ..StoreOptions::new(scratch.path().join("store")) };
     let store = Store::open(options).await?;
     let rss_idle_mib = memory_mib("VmRSS")?;
 

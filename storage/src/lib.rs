@@ -24,12 +24,15 @@ mod id;
 mod key;
 pub mod limits;
 mod lock;
+mod open_blobs;
+mod partials;
 mod read_path;
 mod sabotage;
 mod stats;
 mod store;
 mod sweep;
 mod volume;
+mod volumes;
 
 pub use blob::format::{Footer, Section};
 pub use blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};

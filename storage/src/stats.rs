@@ -5,6 +5,10 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::limits;
+use crate::store::Store;
+use crate::volume::PAGE_BYTES;
+
 /// What is counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpKind {
@@ -94,6 +98,35 @@ pub struct StoreStats {
     pub mapped_bytes: u64,
     /// Blobs kept open for the next reader.
     pub open_blobs: u64,
+}
+
+impl Store {
+    /// A snapshot of what is counted, and of the room there is.
+    pub fn stats(&self) -> StoreStats {
+        let volume = self.inner.volumes.first();
+        let counters = volume.bridge.counters();
+        let disk = rustix::fs::statvfs(&volume.dir).ok();
+        let disk_bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| disk.as_ref().map_or(0, |d| blocks(d) * d.f_frsize);
+        let mapped_pages = limits::MAP_BUDGET_BYTES / PAGE_BYTES - volume.map_budget.available_permits();
+        StoreStats {
+            engine: volume.bridge.info().name,
+            inflight: volume.bridge.inflight() as u64,
+            queue_depth: counters.waiting.load(Relaxed),
+            ops: counters.ops(),
+            batches_total: counters.batches.load(Relaxed),
+            batched_ops_total: counters.batched_ops.load(Relaxed),
+            batch_max: counters.batch_max.load(Relaxed),
+            doorbell_rings_total: counters.doorbell_rings.load(Relaxed),
+            free_bytes: disk_bytes(|d| d.f_bavail),
+            volume_bytes: disk_bytes(|d| d.f_blocks),
+            degraded: volume.health.is_degraded(),
+            reads_mmap_total: volume.reads_hot.load(Relaxed),
+            reads_reactor_total: volume.reads_cold.load(Relaxed),
+            buffer_bytes: (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64,
+            mapped_bytes: (mapped_pages * PAGE_BYTES) as u64,
+            open_blobs: self.open_blobs(|open| open.len()) as u64,
+        }
+    }
 }
 
 impl Counters {

@@ -8,15 +8,14 @@
 //! cannot leave a row without its file. What a dropped writer or sealed blob means is told in
 //! `blob/writer.rs`.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Transaction;
 
-use crate::blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};
-use crate::bridge::{Bridge, How};
+use crate::blob::{BlobMeta, BlobWriter, SealedBlob};
+use crate::bridge::Bridge;
 use crate::catalog::Catalog;
 use crate::catalog::objects::{self, BlobRow, ObjectRecord, Precondition, PutOutcome};
 use crate::catalog::run::{self, Takeover};
@@ -25,13 +24,14 @@ use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::id::BlobId;
 use crate::key::Key;
-use crate::limits::{self, CATALOG_FILE, LIST_MAX, OPEN_BLOBS_MAX};
+use crate::limits::{CATALOG_FILE, LIST_MAX};
 use crate::lock::{DirLock, Locked};
-use crate::stats::StoreStats;
+use crate::open_blobs::OpenBlobs;
 use crate::sweep;
-use crate::volume::{PAGE_BYTES, Volume};
+use crate::volume::Volume;
+use crate::volumes::Volumes;
 
-/// How to open a store.
+/// How to open a store: `StoreOptions { engine, ..StoreOptions::new(dir) }`.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
     pub dir: PathBuf,
@@ -40,16 +40,22 @@ pub struct StoreOptions {
     pub node_migrations: &'static [&'static str],
 }
 
+impl StoreOptions {
+    pub fn new(dir: impl Into<PathBuf>) -> StoreOptions {
+        StoreOptions { dir: dir.into(), engine: EngineChoice::Auto, node_migrations: &[] }
+    }
+}
+
 /// An open data directory. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    volume: Arc<Volume>,
-    catalog: Catalog,
-    open_blobs: Mutex<OpenBlobs>,
+pub(crate) struct Inner {
+    pub(crate) volumes: Volumes,
+    pub(crate) catalog: Catalog,
+    pub(crate) open_blobs: Mutex<OpenBlobs>,
     lock: Mutex<Option<DirLock>>,
     closed: AtomicBool,
 }
@@ -61,12 +67,6 @@ pub(crate) struct Parts {
     pub(crate) catalog: Catalog,
     pub(crate) bridge: Bridge,
     pub(crate) health: Health,
-}
-
-/// Recently used readers, the latest last.
-#[derive(Default)]
-struct OpenBlobs {
-    readers: VecDeque<BlobReader>,
 }
 
 impl Store {
@@ -106,7 +106,7 @@ impl Store {
             drop(volume.spawn(sweep::blobs(Arc::clone(&volume), catalog.clone(), takeover.keep_before_ms)));
         }
         let inner = Inner {
-            volume,
+            volumes: Volumes::new(volume),
             catalog,
             open_blobs: Mutex::default(),
             lock: Mutex::new(Some(lock)),
@@ -116,7 +116,7 @@ impl Store {
     }
 
     pub fn engine(&self) -> EngineInfo {
-        self.inner.volume.bridge.info().clone()
+        self.inner.volumes.first().bridge.info().clone()
     }
 
     pub fn catalog(&self) -> &Catalog {
@@ -125,58 +125,13 @@ impl Store {
 
     #[cfg(test)]
     pub(crate) fn volume(&self) -> &Arc<Volume> {
-        &self.inner.volume
+        self.inner.volumes.first()
     }
 
     /// Starts a blob whose partial file does not survive the process.
     pub async fn create(&self, meta: BlobMeta) -> Result<BlobWriter> {
         self.check_open()?;
-        BlobWriter::create(&self.inner.volume, BlobId::new(), meta).await
-    }
-
-    /// Starts a blob whose partial file and journal survive, to be taken up by [`Store::resume`].
-    pub async fn create_journaled(&self, id: BlobId, meta: BlobMeta, note: Vec<u8>) -> Result<BlobWriter> {
-        self.check_open()?;
-        BlobWriter::create_journaled(&self.inner.volume, id, meta, note).await
-    }
-
-    /// Takes up a journaled partial at its last durable point, with that checkpoint's note; `None`
-    /// when there is none.
-    pub async fn resume(&self, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
-        self.check_open()?;
-        // Waits for what a dropped writer left under way, a commit for instance.
-        let in_hand = self.inner.volume.claim(id).await?;
-        if self.has_blob(id).await? {
-            return Ok(None);
-        }
-        BlobWriter::resume(&self.inner.volume, id, in_hand).await
-    }
-
-    /// Removes a partial and its journal, if they exist.
-    pub async fn discard_partial(&self, id: BlobId) -> Result<()> {
-        self.check_open()?;
-        let volume = &self.inner.volume;
-        // Held to the end, so that a cancelled commit is over. A writer in somebody's hand is not waited for: its files
-        // are taken from under it.
-        let _claim = volume.claim(id).await;
-        let journaled = match volume.bridge.open(&volume.journal_path(id), How::Read).await {
-            Ok(_) => true,
-            Err(e) if e.is_not_found() => false,
-            Err(e) => return Err(e),
-        };
-        if journaled && !self.has_blob(id).await? {
-            // Perhaps sealed without a commit: its blob goes too, and first, for the journal is what keeps it from being
-            // an orphan.
-            volume.unlink(&volume.blob_path(id)).await?;
-        }
-        volume.unlink(&volume.journal_path(id)).await?;
-        volume.unlink(&volume.partial_path(id)).await
-    }
-
-    /// The journaled partials there are.
-    pub async fn journaled_partials(&self) -> Result<Vec<BlobId>> {
-        self.check_open()?;
-        sweep::journaled(&self.inner.volume).await
+        BlobWriter::create(self.inner.volumes.first(), BlobId::new(), meta).await
     }
 
     /// Adds the blobs to the catalog and runs `f`, in one transaction that is durable on return.
@@ -197,7 +152,6 @@ impl Store {
         f: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         sealed.iter_mut().for_each(SealedBlob::hand_over);
-        debug_assert!(sealed.iter().all(|blob| blob.is_of(&self.inner.volume)));
         let rows: Vec<BlobRow> = sealed
             .iter()
             .map(|blob| BlobRow {
@@ -213,13 +167,17 @@ impl Store {
         });
         match committed.await {
             Ok(value) => {
-                let (journals, _claims): (Vec<_>, Vec<_>) = sealed.into_iter().map(SealedBlob::committed).unzip();
-                self.remove_journals(&journals.concat()).await;
+                let (committed, _claims): (Vec<_>, Vec<_>) = sealed.into_iter().map(SealedBlob::committed).unzip();
+                for volume in self.inner.volumes.iter() {
+                    let of_it = committed.iter().filter(|(of, _)| Arc::ptr_eq(of, volume));
+                    remove_journals(volume, &of_it.flat_map(|(_, journals)| journals.clone()).collect::<Vec<_>>())
+                        .await;
+                }
                 Ok(value)
             }
             // A commit whose sync failed may be found in the log by the next start, and so may one whose thread is gone:
             // a blob that was removed would then be missed.
-            Err(error) if self.inner.volume.health.is_degraded() || matches!(error, Error::Closed) => {
+            Err(error) if self.inner.volumes.first().health.is_degraded() || matches!(error, Error::Closed) => {
                 sealed.into_iter().for_each(SealedBlob::leave);
                 Err(error)
             }
@@ -229,19 +187,6 @@ impl Store {
                 }
                 Err(error)
             }
-        }
-    }
-
-    /// Removes the journals of committed blobs, for good: once the object is deleted, a journal that came back would be
-    /// a partial of nobody's.
-    async fn remove_journals(&self, journals: &[PathBuf]) {
-        if journals.is_empty() {
-            return;
-        }
-        let volume = &self.inner.volume;
-        volume.remove_files(journals).await;
-        if let Err(error) = volume.sync_directory(&volume.dir.join("partial")).await {
-            tracing::warn!(%error, "a journal may be back after a power cut");
         }
     }
 
@@ -300,60 +245,25 @@ impl Store {
         self.inner.catalog.read(move |connection| objects::list(connection, &prefix, after.as_deref(), limit)).await
     }
 
-    pub async fn open_blob(&self, id: BlobId) -> Result<BlobReader> {
-        self.check_open()?;
-        if let Some(reader) = self.open_blobs(|open| open.get(id)) {
-            return Ok(reader);
-        }
-        let reader = BlobReader::open(&self.inner.volume, id).await?;
-        let evicted = self.open_blobs(|open| open.put(reader.clone()));
-        drop(evicted);
-        // Removed while it was being opened: `unlink_blobs` may have looked before it was there.
-        if reader.is_unlinked() {
-            drop(self.open_blobs(|open| open.take(id)));
-        }
-        Ok(reader)
-    }
-
-    pub fn stats(&self) -> StoreStats {
-        let Inner { volume, .. } = &*self.inner;
-        let counters = volume.bridge.counters();
-        let disk = rustix::fs::statvfs(&volume.dir).ok();
-        let disk_bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| disk.as_ref().map_or(0, |d| blocks(d) * d.f_frsize);
-        let mapped_pages = limits::MAP_BUDGET_BYTES / PAGE_BYTES - volume.map_budget.available_permits();
-        StoreStats {
-            engine: volume.bridge.info().name,
-            inflight: volume.bridge.inflight() as u64,
-            queue_depth: counters.waiting.load(Relaxed),
-            ops: counters.ops(),
-            batches_total: counters.batches.load(Relaxed),
-            batched_ops_total: counters.batched_ops.load(Relaxed),
-            batch_max: counters.batch_max.load(Relaxed),
-            doorbell_rings_total: counters.doorbell_rings.load(Relaxed),
-            free_bytes: disk_bytes(|d| d.f_bavail),
-            volume_bytes: disk_bytes(|d| d.f_blocks),
-            degraded: volume.health.is_degraded(),
-            reads_mmap_total: volume.reads_hot.load(Relaxed),
-            reads_reactor_total: volume.reads_cold.load(Relaxed),
-            buffer_bytes: (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64,
-            mapped_bytes: (mapped_pages * PAGE_BYTES) as u64,
-            open_blobs: self.open_blobs(|open| open.readers.len()) as u64,
-        }
-    }
-
     /// Lets what was begun end, then closes everything and releases the directory. Later calls on
     /// any clone fail with [`Error::Closed`].
     pub async fn close(self) -> Result<()> {
         if self.inner.closed.swap(true, AcqRel) {
             return Ok(());
         }
-        let Inner { volume, catalog, .. } = &*self.inner;
-        volume.settle().await;
-        volume.sync_removals().await;
+        let Inner { volumes, catalog, .. } = &*self.inner;
+        // The first one first: commits and removals, which reach into all of them, are its work.
+        for volume in volumes.iter() {
+            volume.settle().await;
+            volume.sync_removals().await;
+        }
         catalog.close().await;
         drop(self.open_blobs(std::mem::take));
-        volume.bridge.close().await;
+        for volume in volumes.iter() {
+            volume.bridge.close().await;
+        }
         let lock = self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let volume = volumes.first();
         if let Some(lock) = lock
             && volume.is_tidy()
         {
@@ -362,17 +272,17 @@ impl Store {
         Ok(())
     }
 
-    fn check_open(&self) -> Result<()> {
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.inner.closed.load(Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    async fn has_blob(&self, id: BlobId) -> Result<bool> {
+    pub(crate) async fn has_blob(&self, id: BlobId) -> Result<bool> {
         self.inner.catalog.read(move |connection| objects::has_blob(connection, id)).await
     }
 
     /// Runs to the end even when the caller goes away.
     async fn to_the_end<T: Send + 'static>(&self, task: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        match self.inner.volume.spawn(task).await {
+        match self.inner.volumes.first().spawn(task).await {
             Ok(result) => result,
             Err(e) if e.is_panic() => std::panic::resume_unwind(e.into_panic()),
             Err(_) => Err(Error::Closed),
@@ -380,37 +290,24 @@ impl Store {
     }
 
     async fn unlink_blobs(&self, ids: &[BlobId]) {
-        let volume = &self.inner.volume;
+        let volume = self.inner.volumes.first();
         let paths: Vec<PathBuf> = ids.iter().map(|id| volume.blob_path(*id)).collect();
         volume.remove_files(&paths).await;
         for id in ids {
             drop(self.open_blobs(|open| open.take(*id)));
         }
     }
-
-    /// The lock is held for a few instructions; what `f` returns is dropped outside it.
-    fn open_blobs<T>(&self, f: impl FnOnce(&mut OpenBlobs) -> T) -> T {
-        f(&mut self.inner.open_blobs.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
-impl OpenBlobs {
-    fn get(&mut self, id: BlobId) -> Option<BlobReader> {
-        let reader = self.take(id)?;
-        self.readers.push_back(reader.clone());
-        Some(reader)
+/// Removes the journals of committed blobs, for good: once the object is deleted, a journal that came back would be
+/// a partial of nobody's.
+async fn remove_journals(volume: &Arc<Volume>, journals: &[PathBuf]) {
+    if journals.is_empty() {
+        return;
     }
-
-    fn take(&mut self, id: BlobId) -> Option<BlobReader> {
-        let at = self.readers.iter().position(|reader| reader.id() == id)?;
-        self.readers.remove(at)
-    }
-
-    /// Returns what had to go.
-    fn put(&mut self, reader: BlobReader) -> Option<BlobReader> {
-        let same = self.take(reader.id());
-        self.readers.push_back(reader);
-        if self.readers.len() > OPEN_BLOBS_MAX { self.readers.pop_front() } else { same }
+    volume.remove_files(journals).await;
+    if let Err(error) = volume.sync_directory(&volume.dir.join("partial")).await {
+        tracing::warn!(%error, "a journal may be back after a power cut");
     }
 }
 

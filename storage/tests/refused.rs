@@ -56,7 +56,7 @@ fn refuse_io_uring() {
 
 async fn store_under_the_filter() {
     let dir = tempfile::tempdir().unwrap();
-    let options = |engine| StoreOptions { dir: dir.path().into(), engine, node_migrations: &[] };
+    let options = |engine| StoreOptions { engine, ..StoreOptions::new(dir.path()) };
     let refused = Store::open(options(EngineChoice::Uring)).await;
     assert!(matches!(refused, Err(Error::EngineRefused { .. })), "uring was asked for and is not there");
     let store = Store::open(options(EngineChoice::Auto)).await.unwrap();

@@ -368,7 +368,7 @@ async fn a_damaged_partial_is_not_resumed() {
 async fn a_closed_store_refuses_and_its_directory_is_free_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
-    let options = StoreOptions { dir: dir.path().into(), engine: EngineChoice::Auto, node_migrations: &[] };
+    let options = StoreOptions::new(dir.path());
     assert!(matches!(Store::open(options.clone()).await, Err(Error::Locked { pid: Some(_), .. })));
     let clone = store.clone();
     store.close().await.unwrap();

@@ -8,7 +8,7 @@ use reelring::error::Failure;
 use reelring::ingest::guard::{Client, Policy};
 use reelring::ingest::{FetchRequest, Fetched, fetch};
 use reelring::progress::{Progress, Report, Reporter};
-use reelring_storage::{BlobId, EngineChoice, Key, Precondition, Store, StoreOptions};
+use reelring_storage::{BlobId, Key, Precondition, Store, StoreOptions};
 use reqwest::header::HeaderMap;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -100,8 +100,7 @@ impl Bench {
 }
 
 async fn open(dir: &Path) -> Store {
-    let options = StoreOptions { dir: dir.into(), engine: EngineChoice::Auto, node_migrations: &[] };
-    Store::open(options).await.expect("a store")
+    Store::open(StoreOptions::new(dir)).await.expect("a store")
 }
 
 pub fn request(url: &Url) -> FetchRequest {

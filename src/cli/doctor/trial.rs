@@ -60,8 +60,7 @@ pub async fn run(config: &Config) -> Vec<Check> {
 }
 
 async fn attempt(config: &Config, scratch: &Scratch) -> Result<Trial, Error> {
-    let store =
-        Store::open(StoreOptions { dir: scratch.0.clone(), engine: config.engine, node_migrations: &[] }).await?;
+    let store = Store::open(StoreOptions { engine: config.engine, ..StoreOptions::new(&scratch.0) }).await?;
     let outcome = exercise(&store).await;
     let engine = store.engine();
     let (name, reason) = (engine.name, engine.reason.clone());

@@ -58,24 +58,20 @@ impl Drop for Files {
 }
 
 impl SealedBlob {
-    pub(crate) fn is_of(&self, volume: &Arc<Volume>) -> bool {
-        Arc::ptr_eq(&self.files.volume, volume)
-    }
-
     /// It is on its way into the catalog: whoever wants to take the blob up again waits for the outcome.
     pub(crate) fn hand_over(&mut self) {
         self.files.in_hand = None;
     }
 
-    /// The catalog has it: the file stays. What is returned is to be removed (the journal).
-    pub(crate) fn committed(mut self) -> (Vec<PathBuf>, Arc<Claim>) {
+    /// The catalog has it: the file stays. What is returned is to be removed from its volume (the journal).
+    pub(crate) fn committed(mut self) -> ((Arc<Volume>, Vec<PathBuf>), Arc<Claim>) {
         self.files.armed = false;
         self.files.volume.set_unacknowledged(self.id, false);
         let blob = self.files.volume.blob_path(self.id);
         let partial = self.files.volume.partial_path(self.id);
         let mut paths = std::mem::take(&mut self.files.paths);
         paths.retain(|path| *path != blob && *path != partial);
-        (paths, Arc::clone(&self.files.claim))
+        ((Arc::clone(&self.files.volume), paths), Arc::clone(&self.files.claim))
     }
 
     /// The catalog may have it or not: the file stays. The next start looks again.

@@ -14,7 +14,7 @@ use reelring_storage::{
 };
 
 pub async fn open(dir: &Path, engine: EngineChoice) -> Store {
-    Store::open(StoreOptions { dir: dir.into(), engine, node_migrations: &[] }).await.unwrap()
+    Store::open(StoreOptions { engine, ..StoreOptions::new(dir) }).await.unwrap()
 }
 
 /// The engines that this kernel allows; asked of the kernel itself, so that a broken probe cannot
