@@ -1,6 +1,7 @@
 //! What can go wrong in storage. A message names the object, the limit, the actual value and, where
 //! there is one, the next step.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The volume (or the quota on it) is full. Nothing of the failed operation stays behind.
-    #[error("no space left on the volume to {op} {}: delete something or use a larger volume", path.display())]
-    NoSpace { op: &'static str, path: PathBuf },
+    #[error("{}", no_space(op, path, room.as_deref()))]
+    NoSpace {
+        op: &'static str,
+        path: PathBuf,
+        /// `None` when the file system itself refused.
+        room: Option<Box<NoRoom>>,
+    },
 
     #[error("data directory {} is in use by {}: stop that node or choose another --data", dir.display(), holder(*pid))]
     Locked { dir: PathBuf, pid: Option<u32> },
@@ -64,7 +70,7 @@ impl Error {
     /// Names a failed system call, telling a full volume from any other reason.
     pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Error {
         match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace { op, path: path.into() },
+            Some(libc::ENOSPC | libc::EDQUOT) => Error::NoSpace { op, path: path.into(), room: None },
             _ => Error::Io { op, path: path.into(), source },
         }
     }
@@ -82,9 +88,56 @@ impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Error {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => {
-                Error::NoSpace { op: "write", path: crate::limits::CATALOG_FILE.into() }
+                Error::NoSpace { op: "write", path: crate::limits::CATALOG_FILE.into(), room: None }
             }
             _ => Error::Catalog(error),
+        }
+    }
+}
+
+/// Why a volume promises no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoRoom {
+    pub volume: u32,
+    pub dir: PathBuf,
+    pub wanted: u64,
+    pub limit: RoomLimit,
+}
+
+/// What is in the way of more, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoomLimit {
+    Free { free: u64, promised: u64, min_free: u64 },
+    Quota { quota: u64, used: u64, held: u64 },
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "volume {} ({}) has no room for ", self.volume, self.dir.display())?;
+        match self.wanted {
+            0 => write!(f, "another blob: ")?,
+            wanted => write!(f, "{wanted} bytes more: ")?,
+        }
+        match self.limit {
+            RoomLimit::Free { free, promised, min_free } => write!(
+                f,
+                "{free} bytes are free, {promised} of them promised to uploads under way, and {min_free} must stay free \
+                 (min_free); delete something, use a larger disk, or add a volume"
+            ),
+            RoomLimit::Quota { quota, used, held } => write!(
+                f,
+                "its quota is {quota} bytes, stored blobs have {used} and uploads under way {held}; delete something or \
+                 raise the quota"
+            ),
+        }
+    }
+}
+
+fn no_space(op: &str, path: &Path, room: Option<&NoRoom>) -> String {
+    match room {
+        Some(room) => room.to_string(),
+        None => {
+            format!("no space left on the volume to {op} {}: delete something or use a larger volume", path.display())
         }
     }
 }

@@ -40,6 +40,17 @@ pub const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 pub const RESERVE_DIVISOR: u64 = 64;
 pub const RESERVE_BYTES_MIN: u64 = 1024 * 1024;
 pub const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Room that stays free unless configured: a file system close to full is slow and breaks its neighbours. On a small one
+/// this part of it.
+pub const MIN_FREE_DEFAULT_BYTES: u64 = 1 << 30;
+pub const MIN_FREE_DEFAULT_DIVISOR: u64 = 20;
+/// What a writer of unknown length is promised ahead, at most, and as a part of what is left: many of them must not use
+/// up a small volume with promises.
+pub const RESERVATION_STEP_BYTES: u64 = 8 * 1024 * 1024;
+pub const RESERVATION_STEP_DIVISOR: u64 = 256;
+/// Less than this part of the volume left to promise, or than these bytes, is worth a warning.
+pub const LOW_ROOM_DIVISOR: u64 = 20;
+pub const LOW_ROOM_BYTES_MAX: u64 = 10 << 30;
 /// Bytes of write buffers filled or on their way to the disk, over all writers.
 pub const WRITE_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of read buffers being filled or still referenced by a response.

@@ -14,7 +14,10 @@ impl Store {
     /// Starts a blob whose partial file and journal survive, to be taken up by [`Store::resume`].
     pub async fn create_journaled(&self, id: BlobId, meta: BlobMeta, note: Vec<u8>) -> Result<BlobWriter> {
         self.check_open()?;
-        BlobWriter::create_journaled(self.inner.volumes.first(), id, meta, note).await
+        meta.check()?;
+        let volume = self.inner.volumes.first();
+        let room = volume.reserve(&meta)?;
+        BlobWriter::create_journaled(volume, id, meta, note, room).await
     }
 
     /// Takes up a journaled partial at its last durable point, with that checkpoint's note; `None`

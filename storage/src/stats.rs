@@ -2,12 +2,13 @@
 //!
 //! All are relaxed atomics: they are read for people, never to decide anything.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::limits;
 use crate::store::Store;
-use crate::volume::PAGE_BYTES;
+use crate::volume::{PAGE_BYTES, Volume};
 
 /// What is counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +88,10 @@ pub struct StoreStats {
     pub batch_max: u64,
     /// Times a caller had to wake the reactor.
     pub doorbell_rings_total: u64,
+    /// Over all volumes.
     pub free_bytes: u64,
     pub volume_bytes: u64,
+    /// A volume takes no writes.
     pub degraded: bool,
     /// Reads answered from the page cache, and through the engine.
     pub reads_mmap_total: u64,
@@ -98,6 +101,48 @@ pub struct StoreStats {
     pub mapped_bytes: u64,
     /// Blobs kept open for the next reader.
     pub open_blobs: u64,
+    pub volumes: Vec<VolumeStats>,
+}
+
+/// The room of one volume, in bytes.
+#[derive(Debug, Clone)]
+pub struct VolumeStats {
+    pub number: u32,
+    pub dir: PathBuf,
+    /// The file system's size and what is free on it; `None` when it does not answer.
+    pub bytes: Option<u64>,
+    pub free_bytes: Option<u64>,
+    /// Promised to uploads under way and not allocated yet.
+    pub reserved_bytes: u64,
+    /// Lengths of the committed blobs.
+    pub used_bytes: u64,
+    /// What must stay free.
+    pub min_free_bytes: u64,
+    pub quota_bytes: Option<u64>,
+    /// What may still be stored.
+    pub available_bytes: u64,
+    /// Little of that is left.
+    pub low: bool,
+    pub degraded: bool,
+}
+
+impl VolumeStats {
+    fn of(volume: &Volume) -> VolumeStats {
+        let room = volume.room.status();
+        VolumeStats {
+            number: volume.number,
+            dir: volume.dir.clone(),
+            bytes: room.disk.map(|disk| disk.size),
+            free_bytes: room.disk.map(|disk| disk.free),
+            reserved_bytes: room.reserved,
+            used_bytes: room.used,
+            min_free_bytes: room.min_free,
+            quota_bytes: room.quota,
+            available_bytes: room.available,
+            low: room.low,
+            degraded: volume.health.is_degraded(),
+        }
+    }
 }
 
 impl Store {
@@ -105,8 +150,7 @@ impl Store {
     pub fn stats(&self) -> StoreStats {
         let volume = self.inner.volumes.first();
         let counters = volume.bridge.counters();
-        let disk = rustix::fs::statvfs(&volume.dir).ok();
-        let disk_bytes = |blocks: fn(&rustix::fs::StatVfs) -> u64| disk.as_ref().map_or(0, |d| blocks(d) * d.f_frsize);
+        let volumes: Vec<VolumeStats> = self.inner.volumes.iter().map(|volume| VolumeStats::of(volume)).collect();
         let mapped_pages = limits::MAP_BUDGET_BYTES / PAGE_BYTES - volume.map_budget.available_permits();
         StoreStats {
             engine: volume.bridge.info().name,
@@ -117,14 +161,15 @@ impl Store {
             batched_ops_total: counters.batched_ops.load(Relaxed),
             batch_max: counters.batch_max.load(Relaxed),
             doorbell_rings_total: counters.doorbell_rings.load(Relaxed),
-            free_bytes: disk_bytes(|d| d.f_bavail),
-            volume_bytes: disk_bytes(|d| d.f_blocks),
-            degraded: volume.health.is_degraded(),
+            free_bytes: volumes.iter().filter_map(|volume| volume.free_bytes).sum(),
+            volume_bytes: volumes.iter().filter_map(|volume| volume.bytes).sum(),
+            degraded: volumes.iter().any(|volume| volume.degraded),
             reads_mmap_total: volume.reads_hot.load(Relaxed),
             reads_reactor_total: volume.reads_cold.load(Relaxed),
             buffer_bytes: (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64,
             mapped_bytes: (mapped_pages * PAGE_BYTES) as u64,
             open_blobs: self.open_blobs(|open| open.len()) as u64,
+            volumes,
         }
     }
 }

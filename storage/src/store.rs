@@ -17,8 +17,9 @@ use rusqlite::Transaction;
 use crate::blob::{BlobMeta, BlobWriter, SealedBlob};
 use crate::bridge::Bridge;
 use crate::catalog::Catalog;
-use crate::catalog::objects::{self, BlobRow, ObjectRecord, Precondition, PutOutcome};
+use crate::catalog::objects::{self, BlobRow, Forgotten, ObjectRecord, Precondition, PutOutcome};
 use crate::catalog::run::{self, Takeover};
+use crate::catalog::volumes;
 use crate::engine::{EngineChoice, EngineInfo};
 use crate::error::{Error, Result};
 use crate::health::Health;
@@ -27,6 +28,7 @@ use crate::key::Key;
 use crate::limits::{CATALOG_FILE, LIST_MAX};
 use crate::lock::{DirLock, Locked};
 use crate::open_blobs::OpenBlobs;
+use crate::room::{Room, RoomLimits};
 use crate::sweep;
 use crate::volume::Volume;
 use crate::volumes::Volumes;
@@ -38,11 +40,12 @@ pub struct StoreOptions {
     pub engine: EngineChoice,
     /// The node's own tables: SQL scripts, applied in order after storage's. Append only.
     pub node_migrations: &'static [&'static str],
+    pub room: RoomLimits,
 }
 
 impl StoreOptions {
     pub fn new(dir: impl Into<PathBuf>) -> StoreOptions {
-        StoreOptions { dir: dir.into(), engine: EngineChoice::Auto, node_migrations: &[] }
+        StoreOptions { dir: dir.into(), engine: EngineChoice::Auto, node_migrations: &[], room: RoomLimits::default() }
     }
 }
 
@@ -67,11 +70,12 @@ pub(crate) struct Parts {
     pub(crate) catalog: Catalog,
     pub(crate) bridge: Bridge,
     pub(crate) health: Health,
+    pub(crate) limits: RoomLimits,
 }
 
 impl Store {
     pub async fn open(options: StoreOptions) -> Result<Store> {
-        let StoreOptions { dir, engine, node_migrations } = options;
+        let StoreOptions { dir, engine, node_migrations, room } = options;
         let opened = tokio::task::spawn_blocking(move || -> Result<_> {
             make_directories(&dir)?;
             let locked = DirLock::take(&dir)?;
@@ -79,7 +83,7 @@ impl Store {
             let dir = std::path::absolute(&dir).map_err(|e| Error::io("resolve", &dir, e))?;
             let health = Health::new(dir.clone());
             let catalog = Catalog::open(&dir.join(CATALOG_FILE), node_migrations, health.clone())?;
-            Ok(Parts { dir, locked, catalog, bridge: Bridge::start(engine)?, health })
+            Ok(Parts { dir, locked, catalog, bridge: Bridge::start(engine)?, health, limits: room })
         });
         match opened.await {
             Ok(parts) => Store::assemble(parts?).await,
@@ -89,9 +93,12 @@ impl Store {
 
     /// The rest of opening: takes over from the last run, and clears up after it.
     pub(crate) async fn assemble(parts: Parts) -> Result<Store> {
-        let Parts { dir, locked, catalog, bridge, health } = parts;
+        let Parts { dir, locked, catalog, bridge, health, limits } = parts;
         let Locked { lock, clean, runs } = locked;
-        let volume = Arc::new(Volume::new(dir, bridge, health));
+        let known = catalog.read(volumes::all).await?;
+        let used = known.iter().find(|row| row.number == 0).map_or(0, |row| row.bytes);
+        let room = Room::new(0, dir.clone(), limits, used);
+        let volume = Arc::new(Volume::new(0, dir, bridge, health, room));
         let takeover = take_over(&volume, &catalog, &lock, runs).await?;
         if !takeover.is_ours {
             tracing::error!(
@@ -131,7 +138,10 @@ impl Store {
     /// Starts a blob whose partial file does not survive the process.
     pub async fn create(&self, meta: BlobMeta) -> Result<BlobWriter> {
         self.check_open()?;
-        BlobWriter::create(self.inner.volumes.first(), BlobId::new(), meta).await
+        meta.check()?;
+        let volume = self.inner.volumes.first();
+        let room = volume.reserve(&meta)?;
+        BlobWriter::create(volume, BlobId::new(), meta, room).await
     }
 
     /// Adds the blobs to the catalog and runs `f`, in one transaction that is durable on return.
@@ -159,6 +169,7 @@ impl Store {
                 length: blob.length,
                 blake3: blob.blake3,
                 content_type: blob.content_type.clone(),
+                volume: blob.volume().number,
             })
             .collect();
         let committed = self.inner.catalog.write(move |tx| {
@@ -167,6 +178,9 @@ impl Store {
         });
         match committed.await {
             Ok(value) => {
+                for blob in &sealed {
+                    blob.volume().room.stored(blob.length);
+                }
                 let (committed, _claims): (Vec<_>, Vec<_>) = sealed.into_iter().map(SealedBlob::committed).unzip();
                 for volume in self.inner.volumes.iter() {
                     let of_it = committed.iter().filter(|(of, _)| Arc::ptr_eq(of, volume));
@@ -200,11 +214,14 @@ impl Store {
         self.to_the_end(async move {
             let removed = store.inner.catalog.write(move |tx| {
                 let (value, ids) = f(tx)?;
-                ids.iter().try_for_each(|id| objects::delete_blob(tx, *id))?;
-                Ok((value, ids))
+                let mut forgotten = Vec::with_capacity(ids.len());
+                for id in ids {
+                    forgotten.extend(objects::delete_blob(tx, id)?);
+                }
+                Ok((value, forgotten))
             });
-            let (value, ids) = removed.await?;
-            store.unlink_blobs(&ids).await;
+            let (value, forgotten) = removed.await?;
+            store.unlink_blobs(&forgotten).await;
             Ok(value)
         })
         .await
@@ -289,12 +306,16 @@ impl Store {
         }
     }
 
-    async fn unlink_blobs(&self, ids: &[BlobId]) {
-        let volume = self.inner.volumes.first();
-        let paths: Vec<PathBuf> = ids.iter().map(|id| volume.blob_path(*id)).collect();
-        volume.remove_files(&paths).await;
-        for id in ids {
-            drop(self.open_blobs(|open| open.take(*id)));
+    /// What is on a volume that is not there stays behind; it is swept when it comes back.
+    async fn unlink_blobs(&self, forgotten: &[Forgotten]) {
+        for volume in self.inner.volumes.iter() {
+            let of_it = || forgotten.iter().filter(|blob| blob.volume == volume.number);
+            let paths: Vec<PathBuf> = of_it().map(|blob| volume.blob_path(blob.id)).collect();
+            volume.remove_files(&paths).await;
+            of_it().for_each(|blob| volume.room.removed(blob.length));
+        }
+        for blob in forgotten {
+            drop(self.open_blobs(|open| open.take(blob.id)));
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::blob::BlobMeta;
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
 use crate::claim::{Claim, Claims, InHand};
@@ -22,12 +23,15 @@ use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
+use crate::room::{Reservation, Room};
 use crate::sabotage::{self, Sabotage};
 
 pub(crate) struct Volume {
+    pub(crate) number: u32,
     pub(crate) dir: PathBuf,
     pub(crate) bridge: Bridge,
     pub(crate) health: Health,
+    pub(crate) room: Arc<Room>,
     pub(crate) directories: Directories,
     pub(crate) claims: Arc<Claims>,
     pub(crate) write_pool: Pool,
@@ -57,8 +61,10 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 
 impl Volume {
     /// Must be called within a tokio runtime.
-    pub(crate) fn new(dir: PathBuf, bridge: Bridge, health: Health) -> Volume {
+    pub(crate) fn new(number: u32, dir: PathBuf, bridge: Bridge, health: Health, room: Arc<Room>) -> Volume {
         Volume {
+            number,
+            room,
             directories: Directories::new(bridge.clone(), health.clone(), dir.join("blobs")),
             claims: Arc::default(),
             write_pool: Pool::new(limits::WRITE_BUDGET_BYTES),
@@ -89,17 +95,9 @@ impl Volume {
         self.dir.join("partial").join(format!("{id}.journal"))
     }
 
-    /// Refuses what would eat into the reserve. Blobs being written beside this one are not counted: the reserve is for
-    /// that too.
-    pub(crate) fn check_room(&self, path: &Path, bytes: u64) -> Result<()> {
-        // A file system that tells nothing says it when it is full.
-        let Ok(disk) = rustix::fs::statvfs(&self.dir) else { return Ok(()) };
-        let reserve = (disk.f_blocks * disk.f_frsize / limits::RESERVE_DIVISOR)
-            .clamp(limits::RESERVE_BYTES_MIN, limits::RESERVE_BYTES_MAX);
-        if disk.f_bavail * disk.f_frsize < bytes.saturating_add(reserve) {
-            return Err(Error::NoSpace { op: "write", path: path.into() });
-        }
-        Ok(())
+    /// Room for a blob that is about to be written.
+    pub(crate) fn reserve(&self, meta: &BlobMeta) -> Result<Reservation> {
+        self.room.reserve(meta.announced_bytes())
     }
 
     /// The right to touch the files of a blob that is not committed.
@@ -276,9 +274,9 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blob::{BlobMeta, BlobReader, BlobWriter};
+    use crate::blob::{BlobReader, BlobWriter};
     use crate::engine::EngineChoice;
-    use crate::error::Error;
+    use crate::room::RoomLimits;
 
     /// The kernel refuses to sync a pipe: a real failure, by the real path.
     #[tokio::test]
@@ -289,11 +287,18 @@ mod tests {
                 std::fs::create_dir(dir.path().join(name)).unwrap();
             }
             let health = Health::new(dir.path().into());
-            let volume = Arc::new(Volume::new(dir.path().into(), Bridge::start(engine).unwrap(), health));
-            let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default()).await.unwrap();
+            let room = Room::new(0, dir.path().into(), RoomLimits::default(), 0);
+            let volume = Volume::new(0, dir.path().into(), Bridge::start(engine).unwrap(), health, room);
+            let volume = Arc::new(volume);
+            let create = async || {
+                let meta = BlobMeta::default();
+                let room = volume.reserve(&meta)?;
+                BlobWriter::create(&volume, BlobId::new(), meta, room).await
+            };
+            let mut writer = create().await.unwrap();
             writer.write("before".into()).await.unwrap();
             let sealed = writer.seal().await.unwrap();
-            let mut begun = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default()).await.unwrap();
+            let mut begun = create().await.unwrap();
 
             let (_reader, pipe) = std::io::pipe().unwrap();
             let file = std::os::fd::OwnedFd::from(pipe).into();
@@ -301,8 +306,7 @@ mod tests {
             let error = volume.sync(&pipe).await.unwrap_err();
             assert!(error.to_string().starts_with("could not sync a pipe"), "{error}");
 
-            let refused = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default()).await;
-            assert!(matches!(refused.err(), Some(Error::Degraded { .. })));
+            assert!(matches!(create().await.err(), Some(Error::Degraded { .. })));
             begun.write("more".into()).await.unwrap();
             assert!(matches!(begun.seal().await.err(), Some(Error::Degraded { .. })));
             let reader = BlobReader::open(&volume, sealed.id).await.unwrap();

@@ -54,6 +54,26 @@ async fn fill(dir: &Path, engine: EngineChoice) {
     let error = store.create(meta).await.err().expect("1 GiB was promised room in 16 MiB");
     assert!(matches!(error, Error::NoSpace { .. }), "{error}");
 
+    // Together: nobody has written a byte, and yet no more is promised than there is.
+    let mut begun = Vec::new();
+    let refusal = loop {
+        let meta = BlobMeta { length_hint: Some(1_000_000), ..Default::default() };
+        match store.create(meta).await {
+            Ok(writer) => begun.push(writer),
+            Err(error) => break error,
+        }
+        assert!(begun.len() < 16, "16 MB were promised of 16 MiB that hold 1 MB already");
+    };
+    assert!(matches!(refusal, Error::NoSpace { room: Some(_), .. }), "{refusal}");
+    assert!(begun.len() > 8, "only {} uploads of 1 MB found room in 14 MiB", begun.len());
+    for writer in &mut begun {
+        writer.ready().await.unwrap();
+        writer.write(Bytes::from(pattern(1_000_000))).await.expect("what was promised is there");
+    }
+    for writer in begun {
+        drop(writer.seal().await.expect("what was promised is there"));
+    }
+
     // Not announced: refused half way, by the write, the checkpoint or the seal.
     for journaled in [false, true] {
         let error = overfill(&store, journaled).await.expect_err("32 MB found room in 16 MiB");

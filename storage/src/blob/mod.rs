@@ -30,7 +30,7 @@ pub struct BlobMeta {
 }
 
 impl BlobMeta {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let text = |what: &str, text: &Option<String>, limit: usize| match text {
             Some(text) if text.len() > limit => {
                 Err(Error::TooLarge { what: what.into(), limit: limit as u64, actual: text.len() as u64 })
@@ -40,6 +40,11 @@ impl BlobMeta {
         text("the object key", &self.key, limits::KEY_BYTES_MAX)?;
         text("the content type", &self.content_type, limits::CONTENT_TYPE_BYTES_MAX)?;
         check_length(self.length_hint.unwrap_or(0))
+    }
+
+    /// Bytes that the file will have at least; 0 when that is not known.
+    pub(crate) fn announced_bytes(&self) -> u64 {
+        self.length_hint.map_or(0, |hint| hint + writer::footer_bytes(self, hint))
     }
 }
 

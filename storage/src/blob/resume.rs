@@ -13,6 +13,7 @@ use crate::claim::InHand;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, JOURNAL_BYTES_MAX, JOURNAL_NOTE_BYTES_MAX};
+use crate::room::Reservation;
 use crate::volume::Volume;
 
 impl BlobWriter {
@@ -21,9 +22,10 @@ impl BlobWriter {
         id: BlobId,
         meta: BlobMeta,
         note: Vec<u8>,
+        room: Reservation,
     ) -> Result<BlobWriter> {
         check_note(&note)?;
-        let (mut writer, file) = BlobWriter::create_files(volume, id, meta, true).await?;
+        let (mut writer, file) = BlobWriter::create_files(volume, id, meta, true, room).await?;
         let file = file.expect("a journal was asked for");
         // Header and first record in one write: a journal without a record promises nothing.
         let mut journal = journal::encode_header(&writer.meta);
@@ -90,6 +92,7 @@ impl BlobWriter {
             armed: false,
             in_hand: Some(in_hand),
             claim,
+            room: volume.room.adopt(journal.durable),
         };
         let blocks_recorded = journal.block_crcs.len();
         let journal_file = JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::claim::{Claim, InHand};
 use crate::id::BlobId;
+use crate::room::Reservation;
 use crate::volume::Volume;
 
 /// A blob in its place, durable, not yet known to the catalog. Unless it is committed, dropping it
@@ -32,6 +33,7 @@ pub(super) struct Files {
     /// Held while a caller has the writer or the sealed blob.
     pub(super) in_hand: Option<InHand>,
     pub(super) claim: Arc<Claim>,
+    pub(super) room: Reservation,
 }
 
 impl Files {
@@ -58,6 +60,10 @@ impl Drop for Files {
 }
 
 impl SealedBlob {
+    pub(crate) fn volume(&self) -> &Arc<Volume> {
+        &self.files.volume
+    }
+
     /// It is on its way into the catalog: whoever wants to take the blob up again waits for the outcome.
     pub(crate) fn hand_over(&mut self) {
         self.files.in_hand = None;

@@ -24,6 +24,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES};
+use crate::room::Reservation;
 use crate::sabotage::{self, Sabotage};
 use crate::volume::Volume;
 
@@ -60,8 +61,13 @@ pub(super) struct JournalFile {
 }
 
 impl BlobWriter {
-    pub(crate) async fn create(volume: &Arc<Volume>, id: BlobId, meta: BlobMeta) -> Result<BlobWriter> {
-        let (writer, _) = BlobWriter::create_files(volume, id, meta, false).await?;
+    pub(crate) async fn create(
+        volume: &Arc<Volume>,
+        id: BlobId,
+        meta: BlobMeta,
+        room: Reservation,
+    ) -> Result<BlobWriter> {
+        let (writer, _) = BlobWriter::create_files(volume, id, meta, false, room).await?;
         Ok(writer)
     }
 
@@ -71,11 +77,10 @@ impl BlobWriter {
         id: BlobId,
         meta: BlobMeta,
         journaled: bool,
+        room: Reservation,
     ) -> Result<(BlobWriter, Option<Arc<NamedFile>>)> {
-        meta.check()?;
         volume.health.check_writable()?;
         let (path, opener) = (volume.partial_path(id), Arc::clone(volume));
-        volume.check_room(&path, 0)?;
         let in_hand = volume.claim(id).await?;
         // In a task of its own: a caller that goes away in mid-open leaves files that are removed,
         // and only a file that this call made is ever removed.
@@ -83,7 +88,7 @@ impl BlobWriter {
             let claim = in_hand.claim();
             let file = opener.bridge.open_claimed(&path, How::CreateNew, Arc::clone(&claim)).await?;
             let (volume, in_hand) = (Arc::clone(&opener), Some(in_hand));
-            let mut files = Files { volume, id, paths: vec![path], armed: true, in_hand, claim };
+            let mut files = Files { volume, id, paths: vec![path], armed: true, in_hand, claim, room };
             if !journaled {
                 return Ok((file, files, None));
             }
@@ -220,6 +225,7 @@ impl BlobWriter {
         let footer = self.write_tail().await?;
         self.drain().await?;
         let end = footer.length + footer.encoded_bytes;
+        self.files.room.complete(end);
         if self.allocated > end {
             // The announced length was too large: give back what was reserved beyond the end.
             self.volume.bridge.truncate(&self.file, end).await?;
@@ -270,6 +276,7 @@ impl BlobWriter {
         sections.extend(self.meta.key.clone().map(Section::Key));
         sections.extend(self.meta.content_type.clone().map(Section::ContentType));
         let footer = Footer { length, blake3, block_crcs, sections }.encode();
+        self.files.room.cover(length + footer.len() as u64)?;
         let offset = self.submitted;
         let mut rest = &footer[..];
         if let Some(Batch { mut buffer, .. }) = batch {
@@ -289,9 +296,9 @@ impl BlobWriter {
         };
         self.hashes.update(batch.buffer.as_slice());
         let length = batch.buffer.len() as u64;
-        if self.submitted + length > self.allocated {
-            self.volume.check_room(&self.file.path, length).inspect_err(|_| self.failed = true)?;
-        }
+        // All but the batches that may be in flight have their blocks.
+        self.files.room.allocated(self.submitted.saturating_sub((BATCHES_IN_FLIGHT_MAX * BATCH_BYTES_MAX) as u64));
+        self.files.room.cover(self.submitted + length).inspect_err(|_| self.failed = true)?;
         let pending = self.volume.bridge.write(&self.file, batch.buffer, self.submitted).await?;
         self.in_flight.push_back(pending);
         self.submitted += length;
@@ -331,9 +338,13 @@ impl BlobWriter {
             return Ok(());
         };
         let bytes = hint + footer_bytes(&self.meta, hint);
-        self.volume.check_room(&self.file.path, bytes.saturating_sub(self.submitted))?;
+        self.files.room.cover(bytes)?;
         self.volume.bridge.allocate(&self.file, bytes).await?;
         self.allocated = bytes;
+        // Where fallocate is not supported the blocks are still to come.
+        if let Ok(stat) = rustix::fs::fstat(&self.file.file) {
+            self.files.room.allocated(bytes.min(stat.st_blocks as u64 * 512));
+        }
         Ok(())
     }
 
@@ -364,7 +375,7 @@ struct Tail {
 }
 
 /// Bytes of the footer of a blob with `length` bytes.
-fn footer_bytes(meta: &BlobMeta, length: u64) -> u64 {
+pub(super) fn footer_bytes(meta: &BlobMeta, length: u64) -> u64 {
     let text = |text: &Option<String>| text.as_ref().map_or(0, |text| 6 + text.len() as u64);
     let fixed = 8 + 32 + 4 + 2 + TRAILER_BYTES as u64;
     fixed + block_count(length) * 4 + text(&meta.key) + text(&meta.content_type)

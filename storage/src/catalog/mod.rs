@@ -10,6 +10,7 @@
 pub(crate) mod objects;
 pub(crate) mod run;
 mod schema;
+pub(crate) mod volumes;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

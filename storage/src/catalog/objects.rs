@@ -43,6 +43,15 @@ pub(crate) struct BlobRow {
     pub(crate) length: u64,
     pub(crate) blake3: [u8; 32],
     pub(crate) content_type: Option<String>,
+    pub(crate) volume: u32,
+}
+
+/// A blob whose row is gone: its file is to go too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forgotten {
+    pub(crate) id: BlobId,
+    pub(crate) volume: u32,
+    pub(crate) length: u64,
 }
 
 impl Precondition {
@@ -67,14 +76,19 @@ fn now_ms() -> i64 {
 }
 
 pub(crate) fn insert_blob(tx: &Transaction<'_>, row: &BlobRow) -> Result<()> {
-    let sql = "INSERT INTO blobs (id, length, blake3, content_type, created_ms) VALUES (?1, ?2, ?3, ?4, ?5)";
-    tx.prepare_cached(sql)?.execute((row.id, row.length as i64, row.blake3, &row.content_type, now_ms()))?;
+    let sql =
+        "INSERT INTO blobs (id, length, blake3, content_type, created_ms, volume) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let values = (row.id, row.length as i64, row.blake3, &row.content_type, now_ms(), row.volume);
+    tx.prepare_cached(sql)?.execute(values)?;
     Ok(())
 }
 
-pub(crate) fn delete_blob(tx: &Transaction<'_>, id: BlobId) -> Result<()> {
-    tx.prepare_cached("DELETE FROM blobs WHERE id = ?1")?.execute([id])?;
-    Ok(())
+/// Forgets a blob; `None` when it was not known.
+pub(crate) fn delete_blob(tx: &Transaction<'_>, id: BlobId) -> Result<Option<Forgotten>> {
+    let mut delete = tx.prepare_cached("DELETE FROM blobs WHERE id = ?1 RETURNING volume, length")?;
+    let forgotten =
+        delete.query_row([id], |row| Ok(Forgotten { id, volume: row.get(0)?, length: row.get::<_, i64>(1)? as u64 }));
+    Ok(forgotten.optional()?)
 }
 
 pub(crate) fn has_blob(connection: &Connection, id: BlobId) -> Result<bool> {
@@ -87,24 +101,25 @@ pub(crate) fn get(connection: &Connection, key: &Key) -> Result<Option<ObjectRec
 }
 
 /// Points `key` at a blob that is already in the catalog. Returns the outcome, and the blob that
-/// the key named before, whose row is gone.
+/// the key named before.
 pub(crate) fn put(
     tx: &Transaction<'_>,
     key: &Key,
     blob: BlobId,
     precondition: &Precondition,
-) -> Result<(PutOutcome, Option<BlobId>)> {
+) -> Result<(PutOutcome, Option<Forgotten>)> {
     let current = get(tx, key)?;
     precondition.check(key, current.as_ref())?;
     let sql = "INSERT INTO objects (key, blob, modified_ms) VALUES (?1, ?2, ?3)
                ON CONFLICT (key) DO UPDATE SET blob = excluded.blob, modified_ms = excluded.modified_ms";
     tx.prepare_cached(sql)?.execute((key.as_str(), blob, now_ms()))?;
-    let replaced = current.map(|c| c.blob);
-    if let Some(replaced) = replaced {
-        delete_blob(tx, replaced)?;
-    }
+    let created = current.is_none();
+    let replaced = match current {
+        Some(current) => delete_blob(tx, current.blob)?,
+        None => None,
+    };
     let record = get(tx, key)?.ok_or(Error::NoBlob(blob))?;
-    Ok((PutOutcome { record, created: replaced.is_none() }, replaced))
+    Ok((PutOutcome { record, created }, replaced))
 }
 
 /// Removes the object; returns its blob, which is then nobody's.

@@ -10,7 +10,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::error::{Error, Result};
 
 /// Append only: a script that was ever released is never edited.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE blobs (
         id           TEXT PRIMARY KEY,
         length       INTEGER NOT NULL,
@@ -30,7 +31,32 @@ const MIGRATIONS: &[&str] = &["
         id             TEXT NOT NULL,
         keep_before_ms INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE blobs ADD COLUMN volume INTEGER NOT NULL DEFAULT 0;
+
+    -- Number 0 is the data directory, whose path is nobody's business. Sums of its blobs, kept by the triggers: adding
+    -- up a million rows would take its time at every start.
+    CREATE TABLE volumes (
+        number INTEGER PRIMARY KEY,
+        id     TEXT NOT NULL UNIQUE,
+        path   TEXT NOT NULL,
+        blobs  INTEGER NOT NULL DEFAULT 0,
+        bytes  INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+
+    INSERT INTO volumes (number, id, path, blobs, bytes)
+        SELECT 0, lower(hex(randomblob(16))), '', count(*), coalesce(sum(length), 0) FROM blobs;
+
+    CREATE TRIGGER blob_inserted AFTER INSERT ON blobs BEGIN
+        UPDATE volumes SET blobs = blobs + 1, bytes = bytes + new.length WHERE number = new.volume;
+    END;
+
+    CREATE TRIGGER blob_deleted AFTER DELETE ON blobs BEGIN
+        UPDATE volumes SET blobs = blobs - 1, bytes = bytes - old.length WHERE number = old.volume;
+    END;
+",
+];
 
 const OWN_BITS: i64 = 0xffff;
 

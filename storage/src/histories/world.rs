@@ -21,6 +21,7 @@ use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits::CATALOG_FILE;
 use crate::lock::DirLock;
+use crate::room::RoomLimits;
 use crate::store::{Parts, Store, make_directories};
 
 /// What script, clients and driver of one boot share.
@@ -185,7 +186,11 @@ impl World {
         let (catalog, writer, reader) =
             Catalog::parts(&self.dir.join(CATALOG_FILE), &[], health.clone()).expect("the catalog opens");
         let bridge = Bridge::over(engine, sim::info()).expect("the engine starts");
-        (writer, reader, Parts { dir: self.dir.clone(), locked, catalog, bridge, health })
+        (
+            writer,
+            reader,
+            Parts { dir: self.dir.clone(), locked, catalog, bridge, health, limits: RoomLimits::default() },
+        )
     }
 
     /// Takes steps until the script ends, or the boot's time is up.
