@@ -64,7 +64,8 @@ impl From<reelring_storage::Error> for Failure {
         match error {
             E::NoSpace { .. } => Self::no_space(message),
             E::Closed => Self::cancelled(),
-            E::Io { .. } | E::Catalog(_) => Self::transient(message),
+            // Another volume may take the next attempt.
+            E::Io { .. } | E::Catalog(_) | E::Degraded { .. } | E::VolumeMissing { .. } => Self::transient(message),
             _ => Self::permanent(message),
         }
     }

@@ -110,6 +110,7 @@ impl From<StorageError> for Problem {
             StorageError::NoBlob(_) => Self::not_found(detail),
             StorageError::TooLarge { .. } => Self::too_large(detail),
             StorageError::Degraded { .. } => Self::unavailable("volume-degraded", detail, 60),
+            StorageError::VolumeMissing { .. } => Self::unavailable("volume-missing", detail, 60),
             StorageError::Closed => Self::unavailable("draining", detail, 5),
             _ => {
                 tracing::error!(%detail, "storage failed");

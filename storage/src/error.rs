@@ -34,9 +34,20 @@ pub enum Error {
     #[error("{} is corrupt: {detail}", path.display())]
     Corrupt { path: PathBuf, detail: String },
 
-    /// An fsync failed earlier: the kernel may have dropped dirty pages, so nothing more is promised durable.
-    #[error("the volume of {} is degraded since a sync failed: writes are refused, reads go on; check the disk and restart", dir.display())]
-    Degraded { dir: PathBuf },
+    /// A sync failed earlier, or the device refused a write: nothing more is promised durable there.
+    #[error(
+        "volume {volume} ({}) is degraded and takes no writes, reads go on: {reason}; look at the kernel's log (dmesg) and \
+         the disk, then restart the node, which looks the volume over", dir.display()
+    )]
+    Degraded { volume: u32, dir: PathBuf, reason: String },
+
+    /// What is asked for lies on a volume that cannot be reached. Nothing is known to be lost.
+    #[error("volume {volume} ({}) cannot be read: {reason}; bring its disk back, then restart the node", dir.display())]
+    VolumeMissing { volume: u32, dir: PathBuf, reason: String },
+
+    /// A directory cannot become a volume, or not of this store.
+    #[error("{} cannot be used as a volume: {reason}", dir.display())]
+    VolumeRefused { dir: PathBuf, reason: String },
 
     #[error("could not {op} {}: {source}", path.display())]
     Io { op: &'static str, path: PathBuf, source: io::Error },

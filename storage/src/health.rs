@@ -1,32 +1,56 @@
-//! Whether the volume still keeps its promises. Shared by files and the catalog.
+//! Whether a volume still keeps its promises. The data directory's is shared by its files and the catalog.
 //!
 //! The failure of a sync is final: the kernel may have thrown away what it could not write and
-//! report success next time. From then on nothing is promised: writes are refused, reads go on,
-//! until the process is started again.
+//! report success next time. So is a write that the device refuses, or a file system that turned read-only. From then
+//! on nothing is promised: this volume takes no writes, reads go on, until the process is started again. Other volumes
+//! are not concerned.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
+use crate::clock;
 use crate::error::{Error, Result};
 
 #[derive(Clone)]
 pub(crate) struct Health {
-    degraded: Arc<AtomicBool>,
-    dir: Arc<Path>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    number: u32,
+    dir: PathBuf,
+    fault: OnceLock<Fault>,
+}
+
+/// Why a volume takes no writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) reason: String,
+    pub(crate) since_ms: u64,
 }
 
 impl Health {
-    pub(crate) fn new(dir: PathBuf) -> Health {
-        Health { degraded: Arc::default(), dir: dir.into() }
+    pub(crate) fn new(number: u32, dir: PathBuf) -> Health {
+        Health { shared: Arc::new(Shared { number, dir, fault: OnceLock::new() }) }
+    }
+
+    pub(crate) fn fault(&self) -> Option<&Fault> {
+        self.shared.fault.get()
     }
 
     pub(crate) fn is_degraded(&self) -> bool {
-        self.degraded.load(Acquire)
+        self.fault().is_some()
     }
 
     pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.is_degraded() { Err(Error::Degraded { dir: self.dir.to_path_buf() }) } else { Ok(()) }
+        match self.fault() {
+            None => Ok(()),
+            Some(fault) => Err(Error::Degraded {
+                volume: self.shared.number,
+                dir: self.shared.dir.clone(),
+                reason: fault.reason.clone(),
+            }),
+        }
     }
 
     /// Looks at the outcome of a file's sync. A closed engine has not tried; a file system that finds no
@@ -51,10 +75,57 @@ impl Health {
         result.and_then(|()| self.check_writable())
     }
 
-    pub(crate) fn degrade(&self, error: &dyn std::fmt::Display) {
-        if !self.degraded.swap(true, AcqRel) {
-            let dir = self.dir.display();
-            tracing::error!(%error, %dir, "a sync failed: the volume is degraded, writes are refused from now on");
+    /// Looks at why something could not be written: a file, a name. What the device refuses once is not offered to it
+    /// again; anything else (no descriptors, a name in the way) is the caller's matter alone.
+    pub(crate) fn judge_write(&self, error: &Error) {
+        if let Error::Io { source, .. } = error
+            && matches!(
+                source.raw_os_error(),
+                Some(libc::EIO | libc::ENODEV | libc::ENXIO | libc::ESTALE | libc::EROFS | libc::ESHUTDOWN)
+            )
+        {
+            self.degrade(error);
+        }
+    }
+
+    pub(crate) fn degrade(&self, reason: &dyn std::fmt::Display) {
+        let Shared { number: volume, dir, fault } = &*self.shared;
+        let mut first = false;
+        fault.get_or_init(|| {
+            first = true;
+            Fault { reason: reason.to_string(), since_ms: clock::now_ms() }
+        });
+        if first {
+            let dir = dir.display();
+            tracing::error!(volume, %dir, %reason, "the volume is degraded: it takes no writes until the node is restarted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_fails_degrades_its_volume_and_a_mere_refusal_does_not() {
+        let error = |code| Error::io("write", Path::new("/disk2/x"), io::Error::from_raw_os_error(code));
+        for code in [libc::EMFILE, libc::EACCES, libc::EEXIST, libc::ENOSPC, libc::ENOENT] {
+            let health = Health::new(1, "/disk2".into());
+            health.judge_write(&error(code));
+            assert!(!health.is_degraded(), "{code}");
+        }
+        for code in [libc::EIO, libc::ENODEV, libc::ESTALE, libc::EROFS] {
+            let health = Health::new(1, "/disk2".into());
+            health.judge_write(&error(code));
+            health.judge_write(&error(libc::EIO));
+            let text = health.check_writable().unwrap_err().to_string();
+            let first = io::Error::from_raw_os_error(code).to_string();
+            for part in ["volume 1", "/disk2", &first, "restart"] {
+                assert!(text.contains(part), "{part} is not in {text:?}");
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 //! Dropping any future of this crate is safe. What that means for the work already under way is
 //! written at the head of the module that owns it.
 
+mod attach;
 mod blob;
 mod bridge;
 mod buffer;
@@ -21,9 +22,11 @@ mod health;
 #[cfg(test)]
 mod histories;
 mod id;
+mod identity;
 mod key;
 pub mod limits;
 mod lock;
+mod open;
 mod open_blobs;
 mod partials;
 mod read_path;
@@ -47,5 +50,5 @@ pub use id::BlobId;
 pub use key::{Key, KeyError};
 pub use room::RoomLimits;
 pub use rusqlite;
-pub use stats::{OP_SECONDS_BUCKETS, OpStats, StoreStats, VolumeStats};
+pub use stats::{OP_SECONDS_BUCKETS, OpStats, StoreStats, VolumeState, VolumeStats};
 pub use store::{Store, StoreOptions};

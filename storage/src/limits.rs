@@ -77,6 +77,14 @@ pub const SYNCS_IN_FLIGHT_CEILING: usize = 32;
 pub const RING_ENTRIES: u32 = 256;
 pub const RING_COMPLETIONS: u32 = 1024;
 
+/// Volumes of one store, the data directory among them: each has a reactor and budgets of its own.
+pub const VOLUMES_MAX: usize = 8;
+/// With several volumes each has its part of the budgets above, so that one that hangs keeps the others' buffers from
+/// nobody; but no less than this.
+pub const VOLUME_BUDGET_BYTES_MIN: usize = 16 * 1024 * 1024;
+/// Small blobs stay on their volume until it has less room than the best by more than this part.
+pub const PLACEMENT_SLACK_DIVISOR: u64 = 8;
+
 /// Threads of the `threads` engine, by lane. A lane's threads all blocked leave the others alone.
 pub const READ_THREADS: usize = 8;
 pub const WRITE_THREADS: usize = 4;

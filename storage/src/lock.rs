@@ -1,4 +1,4 @@
-//! One node per data directory: an flock on `LOCK`, which holds the owner's pid while it runs.
+//! One node per data directory, and per volume: an flock on `LOCK`, which holds the owner's pid while it runs.
 //!
 //! The kernel releases the lock with the process, however it ends. The file's first line is the owner's pid, or `closed`
 //! after a clean stop; a pid that is still there after the lock was free tells that the last owner did not close the
@@ -8,6 +8,10 @@
 //! Two files cannot change at once, hence two: before the catalog notes the new run, `LOCK` names the run that the
 //! catalog still has and the new one; after it, the new one alone. Each step is synced before the next. So a process that
 //! dies in between leaves a pair that still fits, and a catalog from a back-up never does.
+//!
+//! A volume beside the data directory has a `LOCK` too, by simpler rules: it names the run that uses it, and after a clean
+//! stop of that run `closed`. It needs no sweep if that is the run which the catalog noted last: then nothing was deleted
+//! while it was away.
 //!
 //! The file always has the same few bytes, written at once over the old ones: they lie in one sector, which no power cut
 //! tears. It is never truncated.
@@ -30,8 +34,6 @@ const CLOSED: &str = "closed";
 
 pub(crate) struct DirLock {
     pub(crate) file: Arc<NamedFile>,
-    /// Of this owner.
-    pub(crate) run: BlobId,
 }
 
 pub(crate) struct Locked {
@@ -44,13 +46,21 @@ pub(crate) struct Locked {
 
 impl DirLock {
     pub(crate) fn take(dir: &Path) -> Result<Locked> {
+        DirLock::take_by(dir, OpenOptions::new().read(true).write(true).create(true).truncate(false))
+    }
+
+    /// On a file system that is read-only now: nothing can be noted.
+    pub(crate) fn take_read_only(dir: &Path) -> Result<Locked> {
+        DirLock::take_by(dir, OpenOptions::new().read(true))
+    }
+
+    fn take_by(dir: &Path, how: &OpenOptions) -> Result<Locked> {
         let path = dir.join("LOCK");
         let fail = |op| {
             let path = path.clone();
             move |e| Error::io(op, &path, e)
         };
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail("open"))?;
+        let file = how.open(&path).map_err(fail("open"))?;
         let mut owner = String::new();
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
@@ -66,7 +76,7 @@ impl DirLock {
         let clean = lines.next().is_none_or(|line| line == CLOSED);
         let runs = lines.filter_map(|line| line.parse().ok()).collect();
         let file = Arc::new(NamedFile { file, path, claim: None });
-        Ok(Locked { lock: DirLock { file, run: BlobId::new() }, clean, runs })
+        Ok(Locked { lock: DirLock { file }, clean, runs })
     }
 
     /// What the file says while this owner runs and the catalog may have noted any of `runs`.
@@ -74,10 +84,10 @@ impl DirLock {
         content(&std::process::id().to_string(), runs)
     }
 
-    /// Marks a clean stop. Should the mark not reach the disk, the next start merely looks for debris. The lock itself
+    /// Marks the clean stop of `run`. Should the mark not reach the disk, the next start merely looks for debris. The lock itself
     /// goes with the descriptor.
-    pub(crate) fn mark_clean(&self) -> std::io::Result<()> {
-        self.file.file.write_all_at(&content(CLOSED, &[self.run]), 0)
+    pub(crate) fn mark_clean(&self, run: BlobId) -> std::io::Result<()> {
+        self.file.file.write_all_at(&content(CLOSED, &[run]), 0)
     }
 }
 
@@ -101,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = DirLock::take(dir.path()).unwrap();
         assert!(first.clean, "a new directory counts as cleanly closed");
-        let runs = [BlobId::new(), first.lock.run];
+        let runs = [BlobId::new(), BlobId::new()];
         first.lock.file.file.write_all_at(&DirLock::running(&runs), 0).unwrap();
         match DirLock::take(dir.path()) {
             Err(Error::Locked { pid, .. }) => assert_eq!(pid, Some(std::process::id())),
@@ -112,8 +122,8 @@ mod tests {
         let second = DirLock::take(dir.path()).unwrap();
         assert!(!second.clean, "the first owner went without a word");
         assert_eq!(second.runs, runs);
-        second.lock.mark_clean().unwrap();
-        let run = second.lock.run;
+        let run = BlobId::new();
+        second.lock.mark_clean(run).unwrap();
         drop(second);
         let third = DirLock::take(dir.path()).unwrap();
         assert!(third.clean);

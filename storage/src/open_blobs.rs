@@ -4,13 +4,14 @@
 //! the cache with its unlinking, whichever of opening and unlinking came first.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use crate::blob::BlobReader;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::OPEN_BLOBS_MAX;
 use crate::store::Store;
+use crate::volume::Volume;
 
 /// Recently used readers, the latest last.
 #[derive(Default)]
@@ -24,7 +25,8 @@ impl Store {
         if let Some(reader) = self.open_blobs(|open| open.get(id)) {
             return Ok(reader);
         }
-        let reader = BlobReader::open(self.inner.volumes.first(), id).await?;
+        let volume = self.volume_with(id).await?;
+        let reader = BlobReader::open(volume, id).await.map_err(|error| not_opened(volume, error))?;
         let evicted = self.open_blobs(|open| open.put(reader.clone()));
         drop(evicted);
         // Removed while it was being opened: `unlink_blobs` may have looked before it was there.
@@ -34,10 +36,30 @@ impl Store {
         Ok(reader)
     }
 
+    /// The volume that a committed blob is on. Only where there are several does the catalog have to be asked.
+    async fn volume_with(&self, id: BlobId) -> Result<&Arc<Volume>> {
+        let volumes = &self.inner.volumes;
+        if volumes.is_one() {
+            return Ok(volumes.first());
+        }
+        let number = self.volume_of(id).await?.ok_or(Error::NoBlob(id))?;
+        volumes.by_number(number)
+    }
+
     /// The lock is held for a few instructions; what `f` returns is dropped outside it.
     pub(crate) fn open_blobs<T>(&self, f: impl FnOnce(&mut OpenBlobs) -> T) -> T {
         f(&mut self.inner.open_blobs.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A volume that fails has not lost the blob: it cannot be asked.
+fn not_opened(volume: &Volume, error: Error) -> Error {
+    let reason = match (&error, volume.health.fault()) {
+        (Error::NoBlob(_), _) if !volume.check_in_place() => "the disk was taken away".to_owned(),
+        (Error::Io { .. }, Some(_)) => error.to_string(),
+        _ => return error,
+    };
+    Error::VolumeMissing { volume: volume.number, dir: volume.dir.clone(), reason }
 }
 
 impl OpenBlobs {

@@ -1,41 +1,67 @@
 //! Journaled partials: what is being written and survives the process.
 //!
+//! A partial is on whichever volume it was begun on, so all of them are asked. One on a volume that is absent is not
+//! found: its owner begins anew elsewhere, and the old one is removed when the volume is back.
+//!
 //! Cancel: taking a partial up or discarding it waits for what a dropped writer left under way, and may itself be dropped
 //! at any point; what was begun is then found by the next call.
 
 use crate::blob::{BlobMeta, BlobWriter};
 use crate::bridge::How;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::store::Store;
 use crate::sweep;
+use crate::volume::Volume;
 
 impl Store {
     /// Starts a blob whose partial file and journal survive, to be taken up by [`Store::resume`].
     pub async fn create_journaled(&self, id: BlobId, meta: BlobMeta, note: Vec<u8>) -> Result<BlobWriter> {
         self.check_open()?;
         meta.check()?;
-        let volume = self.inner.volumes.first();
-        let room = volume.reserve(&meta)?;
-        BlobWriter::create_journaled(volume, id, meta, note, room).await
+        loop {
+            let (volume, room) = self.inner.volumes.place(&meta)?;
+            match BlobWriter::create_journaled(volume, id, meta.clone(), note.clone(), room).await {
+                // As in `create`. What it left is removed with the volume's other debris.
+                Err(Error::Io { .. }) if volume.health.is_degraded() => {}
+                other => return other,
+            }
+        }
     }
 
     /// Takes up a journaled partial at its last durable point, with that checkpoint's note; `None`
     /// when there is none.
     pub async fn resume(&self, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
         self.check_open()?;
-        // Waits for what a dropped writer left under way, a commit for instance.
-        let in_hand = self.inner.volumes.first().claim(id).await?;
-        if self.has_blob(id).await? {
-            return Ok(None);
+        let mut degraded = None;
+        for volume in self.inner.volumes.iter() {
+            // Waits for what a dropped writer left under way, a commit for instance.
+            let in_hand = volume.claim(id).await?;
+            if self.volume_of(id).await?.is_some() {
+                return Ok(None);
+            }
+            match BlobWriter::resume(volume, id, in_hand).await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                // It may be there, or on one of the others.
+                Err(error @ Error::Degraded { .. }) => drop(degraded.get_or_insert(error)),
+                Err(error) => return Err(error),
+            }
         }
-        BlobWriter::resume(self.inner.volumes.first(), id, in_hand).await
+        degraded.map_or(Ok(None), Err)
     }
 
     /// Removes a partial and its journal, if they exist.
     pub async fn discard_partial(&self, id: BlobId) -> Result<()> {
         self.check_open()?;
-        let volume = self.inner.volumes.first();
+        let mut outcome = Ok(());
+        for volume in self.inner.volumes.iter() {
+            outcome = outcome.and(self.discard_on(volume, id).await);
+        }
+        outcome
+    }
+
+    async fn discard_on(&self, volume: &Volume, id: BlobId) -> Result<()> {
         // Held to the end, so that a cancelled commit is over. A writer in somebody's hand is not waited for: its files
         // are taken from under it.
         let _claim = volume.claim(id).await;
@@ -44,7 +70,7 @@ impl Store {
             Err(e) if e.is_not_found() => false,
             Err(e) => return Err(e),
         };
-        if journaled && !self.has_blob(id).await? {
+        if journaled && self.volume_of(id).await? != Some(volume.number) {
             // Perhaps sealed without a commit: its blob goes too, and first, for the journal is what keeps it from being
             // an orphan.
             volume.unlink(&volume.blob_path(id)).await?;
@@ -56,6 +82,17 @@ impl Store {
     /// The journaled partials there are.
     pub async fn journaled_partials(&self) -> Result<Vec<BlobId>> {
         self.check_open()?;
-        sweep::journaled(self.inner.volumes.first()).await
+        let mut ids = Vec::new();
+        for volume in self.inner.volumes.iter() {
+            match sweep::journaled(volume).await {
+                Ok(found) => ids.extend(found),
+                // What cannot be listed there cannot be taken up either.
+                Err(error) if volume.number != 0 => tracing::warn!(%error, "the partials of a volume are not listed"),
+                Err(error) => return Err(error),
+            }
+        }
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
     }
 }

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::limits;
 use crate::store::Store;
 use crate::volume::{PAGE_BYTES, Volume};
+use crate::volumes::Absent;
 
 /// What is counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +91,10 @@ pub struct StoreStats {
     /// Over all volumes.
     pub free_bytes: u64,
     pub volume_bytes: u64,
-    /// A volume takes no writes.
+    /// A volume failed and takes no writes.
     pub degraded: bool,
+    /// Something can be stored, as far as health goes.
+    pub takes_writes: bool,
     /// Reads answered from the page cache, and through the engine.
     pub reads_mmap_total: u64,
     pub reads_reactor_total: u64,
@@ -123,12 +125,38 @@ pub struct VolumeStats {
     pub available_bytes: u64,
     /// Little of that is left.
     pub low: bool,
-    pub degraded: bool,
+    pub state: VolumeState,
+    /// Why it is not ready, and since when.
+    pub reason: Option<String>,
+    pub since_ms: Option<u64>,
+}
+
+/// What may be done with a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeState {
+    /// Read and written.
+    Ready,
+    /// No room: read, and written again once something was deleted.
+    Full,
+    /// No longer configured: read, and gets nothing new.
+    Retired,
+    /// Failed: read as long as it answers, and written no more until the next start.
+    Degraded,
+    /// Cannot be reached.
+    Missing,
 }
 
 impl VolumeStats {
     fn of(volume: &Volume) -> VolumeStats {
         let room = volume.room.status();
+        let fault = volume.health.fault();
+        let state = match fault {
+            Some(_) => VolumeState::Degraded,
+            None if !volume.takes_new => VolumeState::Retired,
+            None if room.available == 0 => VolumeState::Full,
+            None => VolumeState::Ready,
+        };
         VolumeStats {
             number: volume.number,
             dir: volume.dir.clone(),
@@ -140,37 +168,77 @@ impl VolumeStats {
             quota_bytes: room.quota,
             available_bytes: room.available,
             low: room.low,
-            degraded: volume.health.is_degraded(),
+            state,
+            reason: fault.map(|fault| fault.reason.clone()),
+            since_ms: fault.map(|fault| fault.since_ms),
+        }
+    }
+
+    fn of_absent(absent: &Absent) -> VolumeStats {
+        VolumeStats {
+            number: absent.number,
+            dir: absent.dir.clone(),
+            bytes: None,
+            free_bytes: None,
+            reserved_bytes: 0,
+            used_bytes: absent.used,
+            min_free_bytes: 0,
+            quota_bytes: None,
+            available_bytes: 0,
+            low: false,
+            state: VolumeState::Missing,
+            reason: Some(absent.reason.clone()),
+            since_ms: Some(absent.since_ms),
         }
     }
 }
 
 impl Store {
-    /// A snapshot of what is counted, and of the room there is.
+    /// A snapshot of what is counted, over all volumes, and of each one's room and health.
     pub fn stats(&self) -> StoreStats {
-        let volume = self.inner.volumes.first();
-        let counters = volume.bridge.counters();
-        let volumes: Vec<VolumeStats> = self.inner.volumes.iter().map(|volume| VolumeStats::of(volume)).collect();
-        let mapped_pages = limits::MAP_BUDGET_BYTES / PAGE_BYTES - volume.map_budget.available_permits();
-        StoreStats {
-            engine: volume.bridge.info().name,
-            inflight: volume.bridge.inflight() as u64,
-            queue_depth: counters.waiting.load(Relaxed),
-            ops: counters.ops(),
-            batches_total: counters.batches.load(Relaxed),
-            batched_ops_total: counters.batched_ops.load(Relaxed),
-            batch_max: counters.batch_max.load(Relaxed),
-            doorbell_rings_total: counters.doorbell_rings.load(Relaxed),
-            free_bytes: volumes.iter().filter_map(|volume| volume.free_bytes).sum(),
-            volume_bytes: volumes.iter().filter_map(|volume| volume.bytes).sum(),
-            degraded: volumes.iter().any(|volume| volume.degraded),
-            reads_mmap_total: volume.reads_hot.load(Relaxed),
-            reads_reactor_total: volume.reads_cold.load(Relaxed),
-            buffer_bytes: (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64,
-            mapped_bytes: (mapped_pages * PAGE_BYTES) as u64,
-            open_blobs: self.open_blobs(|open| open.len()) as u64,
-            volumes,
+        let volumes = &self.inner.volumes;
+        let sum = |of: fn(&Volume) -> u64| volumes.iter().map(|volume| of(volume)).sum::<u64>();
+        let count = |of: fn(&Counters) -> &AtomicU64| -> u64 {
+            volumes.iter().map(|volume| of(volume.bridge.counters()).load(Relaxed)).sum()
+        };
+        let mut ops = volumes.first().bridge.counters().ops();
+        for volume in volumes.iter().skip(1) {
+            ops.iter_mut().zip(volume.bridge.counters().ops()).for_each(|(all, more)| all.add(&more));
         }
+        let present = volumes.iter().map(|volume| VolumeStats::of(volume));
+        let mut of_volumes: Vec<VolumeStats> = present.chain(volumes.absent().map(VolumeStats::of_absent)).collect();
+        of_volumes.sort_by_key(|volume| volume.number);
+        StoreStats {
+            engine: volumes.first().bridge.info().name,
+            inflight: sum(|volume| volume.bridge.inflight() as u64),
+            queue_depth: count(|counters| &counters.waiting),
+            ops,
+            batches_total: count(|counters| &counters.batches),
+            batched_ops_total: count(|counters| &counters.batched_ops),
+            batch_max: volumes.iter().map(|v| v.bridge.counters().batch_max.load(Relaxed)).max().unwrap_or(0),
+            doorbell_rings_total: count(|counters| &counters.doorbell_rings),
+            free_bytes: of_volumes.iter().filter_map(|volume| volume.free_bytes).sum(),
+            volume_bytes: of_volumes.iter().filter_map(|volume| volume.bytes).sum(),
+            degraded: volumes.iter().any(|volume| volume.health.is_degraded()),
+            takes_writes: volumes.take_writes(),
+            reads_mmap_total: sum(|volume| volume.reads_hot.load(Relaxed)),
+            reads_reactor_total: sum(|volume| volume.reads_cold.load(Relaxed)),
+            buffer_bytes: sum(|volume| (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64),
+            mapped_bytes: sum(|v| {
+                ((v.map_pages - v.map_budget.available_permits().min(v.map_pages)) * PAGE_BYTES) as u64
+            }),
+            open_blobs: self.open_blobs(|open| open.len()) as u64,
+            volumes: of_volumes,
+        }
+    }
+}
+
+impl OpStats {
+    fn add(&mut self, more: &OpStats) {
+        self.total += more.total;
+        self.errors += more.errors;
+        self.seconds += more.seconds;
+        self.buckets.iter_mut().zip(&more.buckets).for_each(|(all, more)| *all += more);
     }
 }
 

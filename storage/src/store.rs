@@ -1,4 +1,4 @@
-//! The store: opening and closing a data directory, and the operations that tie files to the catalog.
+//! The store: the operations that tie files to the catalog, and the end of them all. `open.rs` has its beginning.
 //!
 //! Files come before rows and go after them: a blob is durable in its place before the transaction
 //! that names it, and is unlinked after the transaction that forgets it. Whatever the moment of a
@@ -8,28 +8,23 @@
 //! cannot leave a row without its file. What a dropped writer or sealed blob means is told in
 //! `blob/writer.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::*};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rusqlite::Transaction;
 
 use crate::blob::{BlobMeta, BlobWriter, SealedBlob};
-use crate::bridge::Bridge;
 use crate::catalog::Catalog;
 use crate::catalog::objects::{self, BlobRow, Forgotten, ObjectRecord, Precondition, PutOutcome};
-use crate::catalog::run::{self, Takeover};
 use crate::catalog::volumes;
 use crate::engine::{EngineChoice, EngineInfo};
 use crate::error::{Error, Result};
-use crate::health::Health;
 use crate::id::BlobId;
 use crate::key::Key;
-use crate::limits::{CATALOG_FILE, LIST_MAX};
-use crate::lock::{DirLock, Locked};
+use crate::limits::LIST_MAX;
 use crate::open_blobs::OpenBlobs;
-use crate::room::{Room, RoomLimits};
-use crate::sweep;
+use crate::room::RoomLimits;
 use crate::volume::Volume;
 use crate::volumes::Volumes;
 
@@ -41,11 +36,19 @@ pub struct StoreOptions {
     /// The node's own tables: SQL scripts, applied in order after storage's. Append only.
     pub node_migrations: &'static [&'static str],
     pub room: RoomLimits,
+    /// Directories on other disks that hold blobs too.
+    pub volumes: Vec<PathBuf>,
 }
 
 impl StoreOptions {
     pub fn new(dir: impl Into<PathBuf>) -> StoreOptions {
-        StoreOptions { dir: dir.into(), engine: EngineChoice::Auto, node_migrations: &[], room: RoomLimits::default() }
+        StoreOptions {
+            dir: dir.into(),
+            engine: EngineChoice::Auto,
+            node_migrations: &[],
+            room: RoomLimits::default(),
+            volumes: Vec::new(),
+        }
     }
 }
 
@@ -59,69 +62,11 @@ pub(crate) struct Inner {
     pub(crate) volumes: Volumes,
     pub(crate) catalog: Catalog,
     pub(crate) open_blobs: Mutex<OpenBlobs>,
-    lock: Mutex<Option<DirLock>>,
-    closed: AtomicBool,
-}
-
-/// What an open store is made of.
-pub(crate) struct Parts {
-    pub(crate) dir: PathBuf,
-    pub(crate) locked: Locked,
-    pub(crate) catalog: Catalog,
-    pub(crate) bridge: Bridge,
-    pub(crate) health: Health,
-    pub(crate) limits: RoomLimits,
+    pub(crate) run: BlobId,
+    pub(crate) closed: AtomicBool,
 }
 
 impl Store {
-    pub async fn open(options: StoreOptions) -> Result<Store> {
-        let StoreOptions { dir, engine, node_migrations, room } = options;
-        let opened = tokio::task::spawn_blocking(move || -> Result<_> {
-            make_directories(&dir)?;
-            let locked = DirLock::take(&dir)?;
-            // The engine's paths must not depend on the current directory.
-            let dir = std::path::absolute(&dir).map_err(|e| Error::io("resolve", &dir, e))?;
-            let health = Health::new(dir.clone());
-            let catalog = Catalog::open(&dir.join(CATALOG_FILE), node_migrations, health.clone())?;
-            Ok(Parts { dir, locked, catalog, bridge: Bridge::start(engine)?, health, limits: room })
-        });
-        match opened.await {
-            Ok(parts) => Store::assemble(parts?).await,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
-    }
-
-    /// The rest of opening: takes over from the last run, and clears up after it.
-    pub(crate) async fn assemble(parts: Parts) -> Result<Store> {
-        let Parts { dir, locked, catalog, bridge, health, limits } = parts;
-        let Locked { lock, clean, runs } = locked;
-        let known = catalog.read(volumes::all).await?;
-        let used = known.iter().find(|row| row.number == 0).map_or(0, |row| row.bytes);
-        let room = Room::new(0, dir.clone(), limits, used);
-        let volume = Arc::new(Volume::new(0, dir, bridge, health, room));
-        let takeover = take_over(&volume, &catalog, &lock, runs).await?;
-        if !takeover.is_ours {
-            tracing::error!(
-                dir = %volume.dir.display(),
-                "the catalog is not the one this directory was last used with: objects stored since it was saved, or all \
-                 of them, are not listed. Their files in blobs/ are kept; stop the node and restore the right \
-                 {CATALOG_FILE} to see them again"
-            );
-        }
-        sweep::partials(&volume, &catalog).await?;
-        if !clean && takeover.is_ours {
-            drop(volume.spawn(sweep::blobs(Arc::clone(&volume), catalog.clone(), takeover.keep_before_ms)));
-        }
-        let inner = Inner {
-            volumes: Volumes::new(volume),
-            catalog,
-            open_blobs: Mutex::default(),
-            lock: Mutex::new(Some(lock)),
-            closed: AtomicBool::new(false),
-        };
-        Ok(Store { inner: Arc::new(inner) })
-    }
-
     pub fn engine(&self) -> EngineInfo {
         self.inner.volumes.first().bridge.info().clone()
     }
@@ -131,17 +76,22 @@ impl Store {
     }
 
     #[cfg(test)]
-    pub(crate) fn volume(&self) -> &Arc<Volume> {
-        self.inner.volumes.first()
+    pub(crate) fn volumes(&self) -> &Volumes {
+        &self.inner.volumes
     }
 
     /// Starts a blob whose partial file does not survive the process.
     pub async fn create(&self, meta: BlobMeta) -> Result<BlobWriter> {
         self.check_open()?;
         meta.check()?;
-        let volume = self.inner.volumes.first();
-        let room = volume.reserve(&meta)?;
-        BlobWriter::create(volume, BlobId::new(), meta, room).await
+        loop {
+            let (volume, room) = self.inner.volumes.place(&meta)?;
+            match BlobWriter::create(volume, BlobId::new(), meta.clone(), room).await {
+                // Its first sign of failure, and nothing is lost yet: the next one takes the blob.
+                Err(Error::Io { .. }) if volume.health.is_degraded() => {}
+                other => return other,
+            }
+        }
     }
 
     /// Adds the blobs to the catalog and runs `f`, in one transaction that is durable on return.
@@ -162,6 +112,11 @@ impl Store {
         f: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         sealed.iter_mut().for_each(SealedBlob::hand_over);
+        if let Err(error) = sealed.iter().try_for_each(|blob| blob.volume().health.check_writable()) {
+            // A journaled one is taken up again after the restart, any other is swept.
+            sealed.into_iter().for_each(SealedBlob::leave);
+            return Err(error);
+        }
         let rows: Vec<BlobRow> = sealed
             .iter()
             .map(|blob| BlobRow {
@@ -279,13 +234,12 @@ impl Store {
         for volume in volumes.iter() {
             volume.bridge.close().await;
         }
-        let lock = self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let volume = volumes.first();
-        if let Some(lock) = lock
-            && volume.is_tidy()
-        {
-            lock.mark_clean().map_err(|e| Error::io("mark", &volume.dir.join("LOCK"), e))?;
+        for volume in volumes.iter().skip(1) {
+            if let Err(error) = volume.unlock(self.inner.run) {
+                tracing::warn!(%error, "the next start looks through the volume");
+            }
         }
+        volumes.first().unlock(self.inner.run)?;
         Ok(())
     }
 
@@ -293,8 +247,9 @@ impl Store {
         if self.inner.closed.load(Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
-    pub(crate) async fn has_blob(&self, id: BlobId) -> Result<bool> {
-        self.inner.catalog.read(move |connection| objects::has_blob(connection, id)).await
+    /// The number of the volume that a committed blob is on.
+    pub(crate) async fn volume_of(&self, id: BlobId) -> Result<Option<u32>> {
+        self.inner.catalog.read(move |connection| volumes::of_blob(connection, id)).await
     }
 
     /// Runs to the end even when the caller goes away.
@@ -330,34 +285,4 @@ async fn remove_journals(volume: &Arc<Volume>, journals: &[PathBuf]) {
     if let Err(error) = volume.sync_directory(&volume.dir.join("partial")).await {
         tracing::warn!(%error, "a journal may be back after a power cut");
     }
-}
-
-/// Makes directory and catalog agree on who uses them now. The order is explained in `lock.rs`.
-async fn take_over(volume: &Arc<Volume>, catalog: &Catalog, lock: &DirLock, runs: Vec<BlobId>) -> Result<Takeover> {
-    let note = async |runs: &[BlobId]| {
-        volume.write_all(&lock.file, &DirLock::running(runs), 0).await?;
-        volume.sync(&lock.file).await
-    };
-    let (run, blobs_exist) = (lock.run, sweep::any_blob(volume).await?);
-    let last = catalog.read(run::last).await?;
-    let both: Vec<BlobId> = last.filter(|last| runs.contains(last)).into_iter().chain([run]).collect();
-    note(&both).await?;
-    let takeover = catalog.write(move |tx| run::take_over(tx, &runs, run, blobs_exist)).await?;
-    note(&[run]).await?;
-    Ok(takeover)
-}
-
-pub(crate) fn make_directories(dir: &Path) -> Result<()> {
-    let is_new = !dir.exists();
-    for path in [dir.to_owned(), dir.join("blobs"), dir.join("partial")] {
-        std::fs::create_dir_all(&path).map_err(|e| Error::io("make directory", &path, e))?;
-    }
-    let sync = |path: &Path| std::fs::File::open(path)?.sync_all();
-    sync(dir).map_err(|e| Error::io("sync", dir, e))?;
-    match dir.parent() {
-        // A directory above that may not be read cannot be synced; whoever set it up so will have seen to it.
-        Some(parent) if is_new && !parent.as_os_str().is_empty() => drop(sync(parent)),
-        _ => {}
-    }
-    Ok(())
 }

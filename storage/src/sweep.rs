@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
-use crate::catalog::objects;
+use crate::catalog::volumes;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
@@ -26,7 +26,7 @@ pub(crate) async fn partials(volume: &Arc<Volume>, catalog: &Catalog) -> Result<
     let mut committed = HashSet::new();
     for id in &journaled {
         let id = *id;
-        if catalog.read(move |connection| objects::has_blob(connection, id)).await? {
+        if catalog.read(move |connection| volumes::of_blob(connection, id)).await?.is_some() {
             committed.insert(id);
         }
     }
@@ -106,10 +106,12 @@ async fn sweep_blobs(volume: &Arc<Volume>, catalog: &Catalog, keep_before_ms: u6
 async fn remove_unknown(volume: &Volume, catalog: &Catalog, ids: Vec<BlobId>) -> Result<usize> {
     // In this order: a blob leaves the unacknowledged only after its row is there.
     let candidates: Vec<BlobId> = ids.into_iter().filter(|id| !volume.is_unacknowledged(*id)).collect();
+    let number = volume.number;
     let unknown = catalog.read(move |connection| {
         let mut unknown = Vec::new();
         for id in candidates {
-            if !objects::has_blob(connection, id)? {
+            // A blob that was begun again elsewhere while this volume was away is not this one's.
+            if volumes::of_blob(connection, id)? != Some(number) {
                 unknown.push(id);
             }
         }

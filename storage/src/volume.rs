@@ -1,4 +1,4 @@
-//! One data directory: its paths, its bridge, its budgets, its health, its background work.
+//! One volume: its paths, its bridge, its budgets, its room, its health, its background work.
 //!
 //! Writers, sealed blobs and open blobs share it. Work that must outlive a cancelled caller
 //! (removing a dropped partial, finishing a commit) runs in tasks counted here, and closing the
@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::blob::BlobMeta;
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
 use crate::claim::{Claim, Claims, InHand};
@@ -23,12 +22,16 @@ use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
-use crate::room::{Reservation, Room};
+use crate::lock::DirLock;
+use crate::room::Room;
 use crate::sabotage::{self, Sabotage};
 
 pub(crate) struct Volume {
     pub(crate) number: u32,
     pub(crate) dir: PathBuf,
+    /// It is configured: new blobs may come here.
+    pub(crate) takes_new: bool,
+    lock: Mutex<Option<DirLock>>,
     pub(crate) bridge: Bridge,
     pub(crate) health: Health,
     pub(crate) room: Arc<Room>,
@@ -36,7 +39,8 @@ pub(crate) struct Volume {
     pub(crate) claims: Arc<Claims>,
     pub(crate) write_pool: Pool,
     pub(crate) read_pool: Pool,
-    /// Pages that may be mapped.
+    /// Pages that may be mapped, altogether and still.
+    pub(crate) map_pages: usize,
     pub(crate) map_budget: Arc<Semaphore>,
     pub(crate) reads_hot: AtomicU64,
     pub(crate) reads_cold: AtomicU64,
@@ -56,20 +60,40 @@ struct Background {
     idle: Notify,
 }
 
+/// What a volume is made of.
+pub(crate) struct VolumeParts {
+    pub(crate) number: u32,
+    pub(crate) dir: PathBuf,
+    pub(crate) takes_new: bool,
+    pub(crate) lock: Option<DirLock>,
+    pub(crate) bridge: Bridge,
+    pub(crate) health: Health,
+    pub(crate) room: Arc<Room>,
+    /// One for all volumes: a blob is written on one of them.
+    pub(crate) claims: Arc<Claims>,
+    /// How many volumes share the budgets.
+    pub(crate) share: usize,
+}
+
 /// What one permit of the map budget stands for.
 pub(crate) const PAGE_BYTES: usize = 4096;
 
 impl Volume {
     /// Must be called within a tokio runtime.
-    pub(crate) fn new(number: u32, dir: PathBuf, bridge: Bridge, health: Health, room: Arc<Room>) -> Volume {
+    pub(crate) fn new(parts: VolumeParts) -> Volume {
+        let VolumeParts { number, dir, takes_new, lock, bridge, health, room, claims, share } = parts;
+        let budget = |bytes: usize| (bytes / share).max(limits::VOLUME_BUDGET_BYTES_MIN);
         Volume {
             number,
+            takes_new,
+            lock: Mutex::new(lock),
             room,
             directories: Directories::new(bridge.clone(), health.clone(), dir.join("blobs")),
-            claims: Arc::default(),
-            write_pool: Pool::new(limits::WRITE_BUDGET_BYTES),
-            read_pool: Pool::new(limits::READ_BUDGET_BYTES),
-            map_budget: Arc::new(Semaphore::new(limits::MAP_BUDGET_BYTES / PAGE_BYTES)),
+            claims,
+            write_pool: Pool::new(budget(limits::WRITE_BUDGET_BYTES)),
+            read_pool: Pool::new(budget(limits::READ_BUDGET_BYTES)),
+            map_pages: budget(limits::MAP_BUDGET_BYTES) / PAGE_BYTES,
+            map_budget: Arc::new(Semaphore::new(budget(limits::MAP_BUDGET_BYTES) / PAGE_BYTES)),
             reads_hot: AtomicU64::new(0),
             reads_cold: AtomicU64::new(0),
             debris: AtomicBool::new(false),
@@ -95,9 +119,46 @@ impl Volume {
         self.dir.join("partial").join(format!("{id}.journal"))
     }
 
-    /// Room for a blob that is about to be written.
-    pub(crate) fn reserve(&self, meta: &BlobMeta) -> Result<Reservation> {
-        self.room.reserve(meta.announced_bytes())
+    /// Looks at why something could not be written here.
+    pub(crate) fn judge_write(&self, error: &Error) {
+        self.health.judge_write(error);
+        if error.is_not_found() {
+            self.check_in_place();
+        }
+    }
+
+    /// Notices a disk that was taken away: its path leads elsewhere, or nowhere. False when it did.
+    pub(crate) fn check_in_place(&self) -> bool {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lock) = &*lock else { return true };
+        let same = match (rustix::fs::fstat(&lock.file.file), rustix::fs::stat(&lock.file.path)) {
+            (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
+            _ => false,
+        };
+        if !same {
+            self.health
+                .degrade(&format!("{} is not the file it was: the disk was taken away", lock.file.path.display()));
+        }
+        same
+    }
+
+    /// Notes in `LOCK` that this process uses the volume in one of these runs.
+    pub(crate) async fn note_running(self: &Arc<Volume>, runs: &[BlobId]) -> Result<()> {
+        let file = self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|lock| Arc::clone(&lock.file));
+        let Some(file) = file else { return Ok(()) };
+        self.write_all(&file, &DirLock::running(runs), 0).await?;
+        self.sync(&file).await
+    }
+
+    /// Gives up the lock; when nothing waits for the next start's sweep, `run` left the volume clean.
+    pub(crate) fn unlock(&self, run: BlobId) -> Result<()> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match lock {
+            Some(lock) if self.is_tidy() => {
+                lock.mark_clean(run).map_err(|e| Error::io("mark", &self.dir.join("LOCK"), e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The right to touch the files of a blob that is not committed.
@@ -274,7 +335,7 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blob::{BlobReader, BlobWriter};
+    use crate::blob::{BlobMeta, BlobReader, BlobWriter};
     use crate::engine::EngineChoice;
     use crate::room::RoomLimits;
 
@@ -286,14 +347,20 @@ mod tests {
             for name in ["blobs", "partial"] {
                 std::fs::create_dir(dir.path().join(name)).unwrap();
             }
-            let health = Health::new(dir.path().into());
-            let room = Room::new(0, dir.path().into(), RoomLimits::default(), 0);
-            let volume = Volume::new(0, dir.path().into(), Bridge::start(engine).unwrap(), health, room);
-            let volume = Arc::new(volume);
+            let volume = Arc::new(Volume::new(VolumeParts {
+                number: 0,
+                dir: dir.path().into(),
+                takes_new: true,
+                lock: None,
+                bridge: Bridge::start(engine).unwrap(),
+                health: Health::new(0, dir.path().into()),
+                room: Room::new(0, dir.path().into(), RoomLimits::default(), 0),
+                claims: Arc::default(),
+                share: 1,
+            }));
             let create = async || {
-                let meta = BlobMeta::default();
-                let room = volume.reserve(&meta)?;
-                BlobWriter::create(&volume, BlobId::new(), meta, room).await
+                let room = volume.room.reserve(0)?;
+                BlobWriter::create(&volume, BlobId::new(), BlobMeta::default(), room).await
             };
             let mut writer = create().await.unwrap();
             writer.write("before".into()).await.unwrap();

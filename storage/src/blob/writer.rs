@@ -97,9 +97,10 @@ impl BlobWriter {
             files.paths.insert(0, path);
             Ok((file, files, Some(journal)))
         });
-        let (file, files, journal) = opened.await.unwrap_or(Err(Error::Closed))?;
+        let opened = opened.await.unwrap_or(Err(Error::Closed));
+        let (file, files, journal) = opened.inspect_err(|error| volume.judge_write(error))?;
         let mut writer = BlobWriter::new(meta, file, files, Hashes::new(), None);
-        writer.allocate().await?;
+        writer.allocate().await.inspect_err(|error| volume.judge_write(error))?;
         Ok((writer, journal))
     }
 
@@ -193,6 +194,10 @@ impl BlobWriter {
     /// Makes everything written so far durable, then records it in the journal with `note`.
     /// Returns the durable length, from which [`resume`](crate::Store::resume) would go on.
     pub async fn checkpoint(&mut self, note: Vec<u8>) -> Result<u64> {
+        self.record(note).await.inspect_err(|error| self.volume.judge_write(error))
+    }
+
+    async fn record(&mut self, note: Vec<u8>) -> Result<u64> {
         self.check()?;
         self.volume.health.check_writable()?;
         check_note(&note)?;
@@ -219,7 +224,12 @@ impl BlobWriter {
 
     /// Footer, sync, rename into place, directory sync. The blob is then durable but belongs to
     /// nobody: [`commit`](crate::Store::commit) acknowledges it.
-    pub async fn seal(mut self) -> Result<SealedBlob> {
+    pub async fn seal(self) -> Result<SealedBlob> {
+        let volume = Arc::clone(&self.volume);
+        self.finish().await.inspect_err(|error| volume.judge_write(error))
+    }
+
+    async fn finish(mut self) -> Result<SealedBlob> {
         self.check()?;
         self.volume.health.check_writable()?;
         let footer = self.write_tail().await?;
@@ -313,7 +323,7 @@ impl BlobWriter {
         let result = oldest.await;
         self.in_flight.pop_front();
         self.failed |= result.is_err();
-        result
+        result.inspect_err(|error| self.volume.judge_write(error))
     }
 
     async fn drain(&mut self) -> Result<()> {

@@ -390,7 +390,7 @@ mod tests {
     }
 
     fn reopen(dir: &tempfile::TempDir) -> Catalog {
-        Catalog::open(&dir.path().join("c.sqlite"), SCRIPT, Health::new(dir.path().into())).unwrap()
+        Catalog::open(&dir.path().join("c.sqlite"), SCRIPT, Health::new(0, dir.path().into())).unwrap()
     }
 
     async fn insert(catalog: &Catalog, n: i64) -> Result<()> {

@@ -91,10 +91,6 @@ pub(crate) fn delete_blob(tx: &Transaction<'_>, id: BlobId) -> Result<Option<For
     Ok(forgotten.optional()?)
 }
 
-pub(crate) fn has_blob(connection: &Connection, id: BlobId) -> Result<bool> {
-    Ok(connection.prepare_cached("SELECT 1 FROM blobs WHERE id = ?1")?.exists([id])?)
-}
-
 pub(crate) fn get(connection: &Connection, key: &Key) -> Result<Option<ObjectRecord>> {
     let mut select = connection.prepare_cached(&format!("{SELECT} WHERE o.key = ?1"))?;
     Ok(select.query_row([key.as_str()], record).optional()?)

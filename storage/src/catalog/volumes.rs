@@ -1,8 +1,8 @@
 //! What the catalog knows of volumes: the SQL.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension, Transaction};
 
 use crate::error::Result;
 use crate::id::BlobId;
@@ -32,4 +32,25 @@ pub(crate) fn all(connection: &Connection) -> Result<Vec<VolumeRow>> {
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// The volume that a blob is on, if the catalog has the blob.
+pub(crate) fn of_blob(connection: &Connection, id: BlobId) -> Result<Option<u32>> {
+    let mut select = connection.prepare_cached("SELECT volume FROM blobs WHERE id = ?1")?;
+    Ok(select.query_row([id], |row| row.get(0)).optional()?)
+}
+
+/// Notes a volume, or where it is now. Its sums stay, and are right already when blobs came before their volume's row.
+pub(crate) fn note(tx: &Transaction<'_>, number: u32, id: BlobId, path: &Path) -> Result<()> {
+    // A full scan, once in a volume's life.
+    let begin = "INSERT INTO volumes (number, id, path, blobs, bytes)
+                 SELECT ?1, ?2, ?3, count(*), coalesce(sum(length), 0) FROM blobs WHERE volume = ?1";
+    let known = tx.prepare_cached("SELECT 1 FROM volumes WHERE number = ?1")?.exists([number])?;
+    let path = path.to_string_lossy();
+    if known {
+        tx.execute("UPDATE volumes SET id = ?2, path = ?3 WHERE number = ?1", (number, id, path))?;
+    } else {
+        tx.execute(begin, (number, id, path))?;
+    }
+    Ok(())
 }

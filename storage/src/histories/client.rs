@@ -372,6 +372,10 @@ impl Client {
             }
         };
         assert_eq!(sealed.blake3, *blake3::hash(&bytes).as_bytes(), "{id} has other bytes");
+        if self.shared.may_be_full {
+            // A commit that finds no room gives the blob up, and the process may die over that.
+            self.oracle().partials.get_mut(&id).expect("it is held").promised = false;
+        }
         let (store, to) = (self.store.clone(), key(&partial.key));
         let put = self.attempt(async move { store.put_object(&to, sealed, Precondition::None).await }).await;
         let mut oracle = self.oracle();
@@ -410,8 +414,10 @@ impl Client {
             Error::PreconditionFailed { .. } | Error::Rejected(_) => true,
             Error::NoSpace { .. } => shared.may_be_full,
             Error::Corrupt { .. } => shared.events.flips.load(Relaxed) > 0,
-            Error::Degraded { .. } => shared.events.failed_syncs.load(Relaxed) > shared.failed_before_boot,
-            Error::Io { .. } | Error::Catalog(_) => shared.faulty,
+            Error::Degraded { .. } => {
+                shared.faulty || shared.events.failed_syncs.load(Relaxed) > shared.failed_before_boot
+            }
+            Error::Io { .. } | Error::Catalog(_) | Error::VolumeMissing { .. } => shared.faulty,
             _ => false,
         };
         assert!(reason, "an error without a reason: {error}");

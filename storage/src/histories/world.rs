@@ -21,8 +21,9 @@ use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits::CATALOG_FILE;
 use crate::lock::DirLock;
+use crate::open::{Parts, make_directories};
 use crate::room::RoomLimits;
-use crate::store::{Parts, Store, make_directories};
+use crate::store::Store;
 
 /// What script, clients and driver of one boot share.
 #[derive(Clone)]
@@ -182,14 +183,23 @@ impl World {
         make_directories(&self.dir).expect("the directories are there");
         let locked = DirLock::take(&self.dir).expect("the lock is free");
         self.machine.disk.adopt(&self.dir.join("LOCK"));
-        let health = Health::new(self.dir.clone());
+        let health = Health::new(0, self.dir.clone());
         let (catalog, writer, reader) =
             Catalog::parts(&self.dir.join(CATALOG_FILE), &[], health.clone()).expect("the catalog opens");
         let bridge = Bridge::over(engine, sim::info()).expect("the engine starts");
         (
             writer,
             reader,
-            Parts { dir: self.dir.clone(), locked, catalog, bridge, health, limits: RoomLimits::default() },
+            Parts {
+                dir: self.dir.clone(),
+                id: BlobId::new(),
+                locked,
+                catalog,
+                bridge,
+                health,
+                limits: RoomLimits::default(),
+                extras: Vec::new(),
+            },
         )
     }
 
@@ -314,7 +324,7 @@ async fn script(parts: Parts, shared: Shared, script: Script, mut random: Random
     };
     if random.chance(500) {
         // All reads through the engine.
-        store.volume().map_budget.forget_permits(usize::MAX >> 4);
+        store.volumes().first().map_budget.forget_permits(usize::MAX >> 4);
     }
     shared.calm.store(true, Relaxed);
     judge(&store, &shared.oracle).await;
