@@ -10,11 +10,19 @@ use std::time::Duration;
 use reelring_storage::EngineChoice;
 use serde::{Deserialize, Serialize};
 
+use crate::size::Size;
+
 /// Resolved settings.
 #[derive(Debug, Clone, Serialize)]
 pub struct Config {
     pub listen: SocketAddr,
     pub data: PathBuf,
+    /// Directories on other disks that hold objects too.
+    pub volumes: Vec<PathBuf>,
+    /// Bytes of each volume that stay free; the store has a default.
+    pub min_free: Option<u64>,
+    /// Bytes that the objects on each volume may have.
+    pub quota: Option<u64>,
     pub engine: EngineChoice,
     /// Fetch from loopback and private networks too.
     pub allow_private_origins: bool,
@@ -34,6 +42,9 @@ pub struct Config {
 pub struct Settings {
     pub listen: Option<SocketAddr>,
     pub data: Option<PathBuf>,
+    pub volumes: Option<Vec<PathBuf>>,
+    pub min_free: Option<Size>,
+    pub quota: Option<Size>,
     pub engine: Option<String>,
     pub allow_private_origins: Option<bool>,
     pub insecure_no_auth: Option<bool>,
@@ -111,6 +122,9 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
     Ok(Settings {
         listen: var!("REELRING_LISTEN"),
         data: var!("REELRING_DATA"),
+        volumes: get("REELRING_VOLUMES").filter(|list| !list.is_empty()).map(|list| paths(&list)),
+        min_free: var!("REELRING_MIN_FREE"),
+        quota: var!("REELRING_QUOTA"),
         engine: var!("REELRING_ENGINE"),
         allow_private_origins: var!("REELRING_ALLOW_PRIVATE_ORIGINS"),
         insecure_no_auth: var!("REELRING_INSECURE_NO_AUTH"),
@@ -118,6 +132,11 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
         player_js: var!("REELRING_PLAYER_JS"),
         plugin_timeout_s: var!("REELRING_PLUGIN_TIMEOUT_S"),
     })
+}
+
+/// Directories separated by colons, as in PATH.
+fn paths(list: &str) -> Vec<PathBuf> {
+    list.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
 }
 
 fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<(Config, Origins), ConfigError> {
@@ -141,6 +160,13 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
     }
     let listen = pick!(listen, Some(SocketAddr::from(([127, 0, 0, 1], 8080))));
     let data = pick!(data, Some(PathBuf::from("./reelring-data")));
+    let volumes = pick!(volumes, Some(Vec::new())).unwrap_or_default();
+    // The flag names one at a time.
+    if origins["volumes"] == "flag --volumes" {
+        origins.insert("volumes", "flag --volume".into());
+    }
+    let min_free = pick!(min_free, None);
+    let quota = pick!(quota, None);
     let engine = pick!(engine, Some("auto".to_string())).unwrap_or_default();
     let allow_private_origins = pick!(allow_private_origins, Some(false));
     let insecure_no_auth = pick!(insecure_no_auth, Some(false));
@@ -162,6 +188,9 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
     let config = Config {
         listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
         data: data.unwrap_or_else(|| "./reelring-data".into()),
+        volumes,
+        min_free: min_free.map(|size| size.0),
+        quota: quota.map(|size| size.0),
         engine: choice,
         allow_private_origins: allow_private_origins.unwrap_or(false),
         insecure_no_auth: insecure_no_auth.unwrap_or(false),
@@ -241,6 +270,22 @@ mod tests {
         let get = |name: &str| (name == "REELRING_LISTEN").then(|| "nowhere".to_string());
         let message = from_environment(get).unwrap_err().to_string();
         assert!(message.contains("REELRING_LISTEN") && message.contains("nowhere"), "{message}");
+    }
+
+    #[test]
+    fn volumes_are_listed_in_every_layer() {
+        let of_file: Settings = toml::from_str("volumes = ['/a', '/b']\nmin_free = '2GiB'\nquota = 4096").unwrap();
+        let get = |name: &str| (name == "REELRING_VOLUMES").then(|| "/c::/d".to_string());
+        let (config, origins) =
+            merge(Path::new("r"), of_file.clone(), Settings::default(), Settings::default()).unwrap();
+        assert_eq!(config.volumes, [Path::new("/a"), Path::new("/b")]);
+        assert_eq!((config.min_free, config.quota), (Some(2 << 30), Some(4096)));
+        assert_eq!(origins["volumes"], "file r");
+        let (config, _) = merge(Path::new("r"), of_file, from_environment(get).unwrap(), Settings::default()).unwrap();
+        assert_eq!(config.volumes, [Path::new("/c"), Path::new("/d")]);
+        let flags = Settings { volumes: Some(vec!["/e".into()]), ..Settings::default() };
+        let (_, origins) = merge(Path::new("r"), Settings::default(), Settings::default(), flags).unwrap();
+        assert_eq!(origins["volumes"], "flag --volume");
     }
 
     #[test]

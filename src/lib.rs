@@ -17,4 +17,5 @@ pub mod config;
 pub mod error;
 pub mod limits;
 pub mod progress;
+pub mod size;
 pub mod telemetry;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use reelring_storage::{Error as StorageError, Store, StoreOptions};
+use reelring_storage::{Error as StorageError, RoomLimits, Store, StoreOptions};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,8 @@ impl Node {
         let store = Store::open(StoreOptions {
             engine: config.engine,
             node_migrations: MIGRATIONS,
+            room: RoomLimits { min_free: config.min_free, quota: config.quota },
+            volumes: config.volumes.clone(),
             ..StoreOptions::new(&config.data)
         })
         .await?;

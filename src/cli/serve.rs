@@ -19,6 +19,7 @@ use super::interrupt;
 use super::target::{lock_holder, running_node};
 use crate::config::{Config, Settings};
 use crate::node::Node;
+use crate::size::Size;
 use crate::{http, limits, telemetry};
 
 #[derive(Debug, Args)]
@@ -27,6 +28,7 @@ Examples:
   reelring serve                            on 127.0.0.1:8080, data in ./reelring-data
   reelring serve --data /srv/media --listen 127.0.0.1:9000
   reelring serve --config /etc/reelring.toml
+  reelring serve --data /srv/media --volume /disk2/media --volume /disk3/media --min-free 50GiB
   REELRING_LOG=debug reelring serve         tell more
 
 Stop it with Ctrl-C or SIGTERM: requests end, jobs go on at the next start. Addresses other
@@ -42,6 +44,15 @@ pub struct Serve {
     /// Data directory, made if it does not exist [default: ./reelring-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Directory on another disk for objects too; may be given several times
+    #[arg(long = "volume", value_name = "DIR")]
+    volumes: Vec<PathBuf>,
+    /// What stays free on each volume, 10GiB for instance [default: 1GiB, 5 % of a small disk]
+    #[arg(long, value_name = "SIZE")]
+    min_free: Option<Size>,
+    /// What the objects on each volume may have altogether [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<Size>,
     /// Fetch from this machine and private networks too
     #[arg(long)]
     allow_private_origins: bool,
@@ -64,6 +75,9 @@ impl Serve {
         let flags = Settings {
             listen: self.listen,
             data: self.data,
+            volumes: (!self.volumes.is_empty()).then_some(self.volumes),
+            min_free: self.min_free,
+            quota: self.quota,
             engine: self.engine,
             allow_private_origins: self.allow_private_origins.then_some(true),
             insecure_no_auth: self.insecure_no_auth.then_some(true),

@@ -4,24 +4,41 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use reelring_storage::VolumeState;
 use serde_json::{Value, json};
 
 use super::problem::Problem;
+use super::volumes;
 use crate::node::Node;
 
 pub(super) async fn alive() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
+/// Ready as long as something can be stored: a volume that failed beside others that work is listed, and no reason to
+/// send clients away.
 pub(super) async fn ready(State(node): State<Arc<Node>>) -> Result<Json<Value>, Problem> {
     if node.closing().is_cancelled() {
         return Err(Problem::unavailable("draining", "the node is shutting down; try another or wait", 5));
     }
     let stats = node.store().stats();
-    if stats.degraded {
-        let detail = "the volume refused a write and takes no more; reads go on. `reelring doctor` tells what to do";
-        return Err(Problem::unavailable("volume-degraded", detail, 60));
+    let listed = volumes::listed(&stats);
+    if !stats.takes_writes {
+        let failed = stats.volumes.iter().find(|volume| volume.state == VolumeState::Degraded);
+        let (path, reason) = failed.map_or_else(Default::default, |volume| {
+            (volume.dir.display().to_string(), volume.reason.clone().unwrap_or_default())
+        });
+        let detail = format!(
+            "volume 0 ({path}) has the catalog, and is degraded: nothing can be stored, reads go on ({reason}); look at \
+             the kernel's log and the disk, then restart the node"
+        );
+        return Err(Problem::unavailable("volume-degraded", detail, 60).with("volumes", listed));
     }
     let engine = node.store().engine();
-    Ok(Json(json!({ "status": "ready", "engine": engine.name, "free_bytes": stats.free_bytes })))
+    Ok(Json(json!({
+        "status": "ready",
+        "engine": engine.name,
+        "free_bytes": stats.free_bytes,
+        "volumes": listed,
+    })))
 }

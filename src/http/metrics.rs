@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use reelring_storage::StoreStats;
+use reelring_storage::{StoreStats, VolumeState, VolumeStats};
 
 use super::problem::Problem;
 use crate::node::Node;
@@ -119,9 +119,31 @@ fn storage(text: &mut String, stats: &StoreStats) {
     counter_head(text, "reelring_storage_reads", "Reads of blobs by path");
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"mmap\"}} {}", stats.reads_mmap_total);
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"reactor\"}} {}", stats.reads_reactor_total);
-    gauge(text, "reelring_volume_bytes", "Size of the volume", stats.volume_bytes);
-    gauge(text, "reelring_volume_free_bytes", "Room left on the volume", stats.free_bytes);
-    gauge(text, "reelring_volume_degraded", "1 when a sync failed and writes are refused", stats.degraded.into());
+    volumes(text, &stats.volumes);
+}
+
+fn volumes(text: &mut String, volumes: &[VolumeStats]) {
+    type Value = fn(&VolumeStats) -> Option<u64>;
+    let families: [(&str, &str, Value); 8] = [
+        ("reelring_volume_bytes", "Size of the volume's file system", |v| v.bytes),
+        ("reelring_volume_free_bytes", "What is free on it", |v| v.free_bytes),
+        ("reelring_volume_available_bytes", "What may still be stored", |v| Some(v.available_bytes)),
+        ("reelring_volume_reserved_bytes", "Promised to uploads and not allocated yet", |v| Some(v.reserved_bytes)),
+        ("reelring_volume_used_bytes", "Lengths of the stored blobs", |v| Some(v.used_bytes)),
+        ("reelring_volume_low", "1 when little room is left", |v| Some(v.low.into())),
+        ("reelring_volume_degraded", "1 when it failed and takes no writes", |v| {
+            Some((v.state == VolumeState::Degraded).into())
+        }),
+        ("reelring_volume_missing", "1 when it cannot be reached", |v| Some((v.state == VolumeState::Missing).into())),
+    ];
+    for (name, help, value) in families {
+        gauge_head(text, name, help);
+        for volume in volumes {
+            if let Some(value) = value(volume) {
+                let _ = writeln!(text, "{name}{{volume=\"{}\"}} {value}", volume.number);
+            }
+        }
+    }
 }
 
 fn gauge(text: &mut String, name: &str, help: &str, value: u64) {

@@ -18,6 +18,7 @@ mod plugins;
 mod problem;
 mod range;
 mod server;
+mod volumes;
 
 pub use metrics::HttpMetrics;
 pub use server::serve;
@@ -47,6 +48,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/play/{asset}", get(player::page))
         .route("/player/hls.js", get(player::hls_js))
         .route("/v1/plugins", get(plugins::list))
+        .route("/v1/volumes", get(volumes::list))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::scrape))

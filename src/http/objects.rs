@@ -139,6 +139,9 @@ async fn open(node: &Node, key: &Key) -> Result<(ObjectRecord, BlobReader), Prob
         match node.store().open_blob(object.blob).await {
             Ok(blob) => return Ok((object, blob)),
             Err(StorageError::NoBlob(_)) => continue,
+            Err(error @ StorageError::VolumeMissing { .. }) => {
+                return Err(Problem::unavailable("volume-missing", format!("{key} cannot be sent: {error}"), 60));
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use reelring_storage::Error as StorageError;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::jobs::JobError;
 use crate::limits;
@@ -27,11 +28,13 @@ pub(super) struct Problem {
     kind: &'static str,
     detail: String,
     retry_after_s: Option<u32>,
+    /// One more member of the answer.
+    extra: Option<(&'static str, Value)>,
 }
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, detail: detail.into(), retry_after_s: None }
+        Self { status, kind, detail: detail.into(), retry_after_s: None, extra: None }
     }
 
     pub fn bad_request(kind: &'static str, detail: impl Into<String>) -> Self {
@@ -86,6 +89,12 @@ impl Problem {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
         problem.retry_after_s = Some(retry_after_s);
         problem
+    }
+
+    /// Adds a member to the answer.
+    pub fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.extra = Some((name, value));
+        self
     }
 }
 
@@ -159,6 +168,8 @@ struct Body<'a> {
     status: u16,
     detail: &'a str,
     request_id: &'a str,
+    #[serde(flatten)]
+    extra: Map<String, Value>,
 }
 
 /// Gives the request an id, writes problems out, counts and times the request.
@@ -206,6 +217,7 @@ fn render(problem: &Problem, request_id: &str) -> Response {
         status: problem.status.as_u16(),
         detail: &problem.detail,
         request_id,
+        extra: problem.extra.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
     };
     let mut response = (problem.status, Json(body)).into_response();
     let headers = response.headers_mut();

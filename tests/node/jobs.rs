@@ -178,8 +178,8 @@ async fn metrics_are_what_a_scraper_expects() {
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     assert!(value("reelring_reactor_ops_total{op=\"write\"}") >= 1.0);
-    assert!(value("reelring_volume_free_bytes ") > 0.0);
-    assert_eq!(value("reelring_volume_degraded "), 0.0);
+    assert!(value("reelring_volume_free_bytes{volume=\"0\"}") > 0.0);
+    assert_eq!(value("reelring_volume_degraded{volume=\"0\"}"), 0.0);
     assert_eq!(value("reelring_reactor_inflight "), 0.0, "nothing is under way");
     assert!(
         text.contains("reelring_http_requests_total{method=\"PUT\",route=\"/v1/objects/{*key}\",status=\"201\"} 1")

@@ -54,6 +54,31 @@ pub fn volume(data: &Path) -> Vec<Check> {
     vec![directory(data), file_system(&existing(data)), free_space(&existing(data))]
 }
 
+/// The configured volumes beside the data directory, as far as can be told without taking them.
+pub fn further_volumes(volumes: &[PathBuf]) -> Vec<Check> {
+    const NAME: &str = "volume";
+    let look = |dir: &PathBuf| {
+        let shown = dir.display();
+        if !dir.is_dir() {
+            return Check::warn(
+                NAME,
+                format!("{shown} does not exist, or its disk is not mounted"),
+                "mount the disk; the folder itself is made by `serve` if the one above it exists",
+            );
+        }
+        if let Err(error) = access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
+            let next = "change its owner, run as another user, or mount it for writing";
+            return Check::fail(NAME, format!("{shown} cannot be written by this user: {error}"), next);
+        }
+        let file_system = file_system(dir);
+        if file_system.status != super::Status::Ok {
+            return Check { name: NAME, finding: format!("{shown} is on {}", file_system.finding), ..file_system };
+        }
+        Check::ok(NAME, format!("{shown} can be written, {}", free_space(dir).finding))
+    };
+    volumes.iter().map(look).collect()
+}
+
 fn directory(data: &Path) -> Check {
     const NAME: &str = "data directory";
     let folder = existing(data);

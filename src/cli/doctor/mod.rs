@@ -107,6 +107,7 @@ impl Doctor {
         let mut checks = vec![configuration, machine::kernel(), machine::descriptors()];
         if let Some(config) = &config {
             checks.extend(machine::volume(&config.data));
+            checks.extend(machine::further_volumes(&config.volumes));
             checks.extend(trial::run(config).await);
             checks.extend(workers::examine(config));
         }

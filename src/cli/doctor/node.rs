@@ -1,14 +1,20 @@
-//! The address to listen on, the lock of the data directory, and the health of a running node.
+//! The address to listen on, the lock of the data directory, and the health of a running node and its volumes.
 
 use std::io;
 use std::net::TcpListener;
 
+use serde_json::Value;
+
 use super::super::client::Client;
+use super::super::output;
 use super::super::serve::check_listen;
 use super::super::target::{lock_holder, node_url, running_node};
 use super::super::transport::Transport;
 use super::Check;
 use crate::config::Config;
+
+/// More volumes than a node has.
+const VOLUMES_SHOWN: usize = 64;
 
 pub async fn examine(named: Option<&str>, config: Option<&Config>) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -26,17 +32,19 @@ pub async fn examine(named: Option<&str>, config: Option<&Config>) -> Vec<Check>
         },
         None => running,
     };
-    checks.push(match (node, config) {
+    checks.extend(match (node, config) {
         (Some(url), _) => health(Transport::network(&url).map(Client::new)).await,
         (None, Some(config)) => match lock_holder(&config.data) {
-            Some(pid) => Check::warn(
+            Some(pid) => vec![Check::warn(
                 "node",
                 format!("process {pid} holds {} but tells no address", config.data.display()),
                 "it starts, stops, or is another reelring command: look again in a moment",
-            ),
-            None => Check::ok("node", format!("none runs on {}; `reelring serve` starts one", config.data.display())),
+            )],
+            None => {
+                vec![Check::ok("node", format!("none runs on {}; `reelring serve` starts one", config.data.display()))]
+            }
         },
-        (None, None) => Check::ok("node", "none is known without a configuration"),
+        (None, None) => vec![Check::ok("node", "none is known without a configuration")],
     });
     checks
 }
@@ -69,19 +77,69 @@ async fn listen(config: &Config, ours: bool) -> Check {
     }
 }
 
-async fn health(client: super::super::exit::Result<Client>) -> Check {
+/// What the node says of itself and of its volumes.
+async fn health(client: super::super::exit::Result<Client>) -> Vec<Check> {
     const NAME: &str = "node";
     let next = "look at its log, or start it again with `reelring serve`";
     let client = match client {
         Ok(client) => client,
-        Err(error) => return Check::fail(NAME, error.to_string(), next),
+        Err(error) => return vec![Check::fail(NAME, error.to_string(), next)],
     };
     let address = client.address().unwrap_or_default().to_string();
-    match client.json("/readyz").await {
+    let mut checks = vec![match client.json("/readyz").await {
         Ok(ready) => {
             let engine = ready["engine"].as_str().unwrap_or("unknown");
             Check::ok(NAME, format!("{address} is ready, engine {engine}"))
         }
         Err(error) => Check::fail(NAME, format!("{address} is not ready: {error}"), next),
+    }];
+    // An older node does not tell.
+    if let Ok(told) = client.json("/v1/volumes").await {
+        checks.extend(told["volumes"].as_array().into_iter().flatten().take(VOLUMES_SHOWN).map(volume));
+    }
+    checks
+}
+
+fn volume(told: &Value) -> Check {
+    const NAME: &str = "volume";
+    let text = |name: &str| told[name].as_str().unwrap_or_default();
+    let bytes = |name: &str| output::bytes(told[name].as_u64().unwrap_or(0));
+    let called = format!("{} ({})", told["volume"], text("path"));
+    let next = text("next");
+    match text("state") {
+        "ready" if told["low"] == true => Check::warn(
+            NAME,
+            format!("{called} can take {} more", bytes("available_bytes")),
+            "delete something, raise `quota` or lower `min_free`, or add a volume",
+        ),
+        "ready" => Check::ok(
+            NAME,
+            format!("{called} holds {}, can take {} more", bytes("used_bytes"), bytes("available_bytes")),
+        ),
+        state @ ("full" | "retired") => Check::warn(NAME, format!("{called} is {state}"), next),
+        state => Check::fail(NAME, format!("{called} is {state} since {}: {}", text("since"), text("reason")), next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn a_volume_that_failed_is_told_with_its_reason_and_the_next_step() {
+        let told = json!({"volume": 1, "path": "/disk2", "state": "degraded", "since": "2026-01-01T00:00:00Z",
+                          "reason": "could not sync x", "next": "look at dmesg"});
+        let check = volume(&told);
+        assert_eq!(check.status, Status::Fail);
+        for part in ["1 (/disk2)", "degraded", "2026-01-01", "could not sync x"] {
+            assert!(check.finding.contains(part), "{part} is not in {:?}", check.finding);
+        }
+        assert_eq!(check.next.as_deref(), Some("look at dmesg"));
+        let ready = json!({"volume": 0, "path": "/d", "state": "ready", "low": false, "available_bytes": 1 << 30});
+        assert_eq!(volume(&ready).status, Status::Ok);
+        assert_eq!(volume(&json!({"volume": 0, "path": "/d", "state": "ready", "low": true})).status, Status::Warn);
     }
 }
