@@ -88,6 +88,17 @@ pub(crate) enum Reach {
     All,
 }
 
+/// What became of the wish to sync a whole file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VolumeSync {
+    /// Everything written there before the call is durable.
+    Done,
+    /// Nothing was done: too much else would be written with it now.
+    TooMuch,
+    /// Nothing was done: nobody vouches for the answer of this file system.
+    Unknown,
+}
+
 /// One piece of work for an engine.
 pub(crate) enum Op {
     /// Fills the buffer with `len` bytes from `offset`, or fewer where the file ends.
@@ -109,6 +120,11 @@ pub(crate) enum Op {
         file: Arc<NamedFile>,
         reach: Reach,
         reply: Reply<()>,
+    },
+    /// Syncs everything on the file system of the directory, if that is allowed (`engine/whole.rs`).
+    SyncVolume {
+        directory: Arc<NamedFile>,
+        reply: Reply<VolumeSync>,
     },
     /// Reserves room for the first `len` bytes, leaving the length alone.
     Allocate {
@@ -228,12 +244,6 @@ pub(crate) enum Lane {
 
 pub(crate) const LANES: usize = 4;
 
-/// Syncs that may run at once.
-pub(crate) fn syncs_in_flight_max() -> usize {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    (cpus * limits::SYNCS_IN_FLIGHT_PER_CPU).min(limits::SYNCS_IN_FLIGHT_CEILING)
-}
-
 struct LaneIn {
     messages: Sender<Message>,
     slots: Arc<Semaphore>,
@@ -269,11 +279,11 @@ impl Bridge {
         let sizes = [
             limits::READS_IN_FLIGHT_MAX,
             limits::WRITES_IN_FLIGHT_MAX,
-            syncs_in_flight_max(),
+            limits::SYNCS_IN_FLIGHT_MAX,
             limits::NAMES_IN_FLIGHT_MAX,
         ];
         // Room for the stop messages too, one for each thread that may listen on the lane.
-        let channels = sizes.map(|size| crossbeam_channel::bounded(size + limits::SYNCS_IN_FLIGHT_CEILING));
+        let channels = sizes.map(|size| crossbeam_channel::bounded(size + limits::SYNCS_IN_FLIGHT_MAX));
         let intake = Intake {
             lanes: channels.each_ref().map(|(_, receiver)| receiver.clone()),
             doorbell: Arc::clone(&doorbell),
@@ -343,6 +353,13 @@ impl Bridge {
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Sync).await?;
         self.send(Lane::Sync, slot, OpKind::Sync, |reply| Op::Sync { file, reach, reply }).await
+    }
+
+    /// Syncs the whole file system of `directory`, if that is allowed.
+    pub(crate) async fn sync_volume(&self, directory: &Arc<NamedFile>) -> Result<VolumeSync> {
+        let directory = Arc::clone(directory);
+        let slot = self.slot(Lane::Sync).await?;
+        self.send(Lane::Sync, slot, OpKind::SyncVolume, |reply| Op::SyncVolume { directory, reply }).await
     }
 
     pub async fn allocate(&self, file: &Arc<NamedFile>, len: u64) -> Result<()> {

@@ -18,6 +18,7 @@ mod clock;
 mod directory;
 mod engine;
 mod error;
+mod group_sync;
 mod health;
 #[cfg(test)]
 mod histories;

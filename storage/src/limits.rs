@@ -70,10 +70,17 @@ pub const POOL_RETAINED_BYTES: usize = 6 * 1024 * 1024;
 pub const READS_IN_FLIGHT_MAX: usize = 128;
 pub const WRITES_IN_FLIGHT_MAX: usize = 64;
 pub const NAMES_IN_FLIGHT_MAX: usize = 32;
-/// Syncs are few: each holds one of the kernel's bounded io_uring workers (four per CPU) for as
-/// long as the disk needs, and buffered writes share those workers.
-pub const SYNCS_IN_FLIGHT_PER_CPU: usize = 2;
-pub const SYNCS_IN_FLIGHT_CEILING: usize = 32;
+/// Each holds a thread for as long as the disk needs. Side by side they share the file system's journal commits: of 64
+/// files, 4 at once cost 65 flushes of the disk, 16 at once 17 (durability.md).
+pub const SYNCS_IN_FLIGHT_MAX: usize = 16;
+/// fdatasyncs of small files that run each for itself; who comes then waits for a round of many.
+pub const SYNCS_ALONE_MAX: usize = 4;
+/// Files that make a round: from here on one sync of the volume is cheaper than one for each.
+pub const SYNC_ROUND_FILES_MIN: usize = 4;
+/// A file with more unsynced bytes than this is synced for itself, so that no small one waits for it.
+pub const SYNC_ROUND_FILE_BYTES_MAX: u64 = BATCH_BYTES_MAX as u64;
+/// With more than this dirty on the machine the volume is not synced as a whole: it may be others' data on this disk.
+pub const SYNC_VOLUME_DIRTY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub const RING_ENTRIES: u32 = 256;
 pub const RING_COMPLETIONS: u32 = 1024;
 
@@ -115,7 +122,7 @@ pub const LIST_MAX: usize = 10_000;
 
 const _: () = {
     assert!(
-        READS_IN_FLIGHT_MAX + WRITES_IN_FLIGHT_MAX + NAMES_IN_FLIGHT_MAX + SYNCS_IN_FLIGHT_CEILING
+        READS_IN_FLIGHT_MAX + WRITES_IN_FLIGHT_MAX + NAMES_IN_FLIGHT_MAX + SYNCS_IN_FLIGHT_MAX
             <= RING_COMPLETIONS as usize / 2
     );
     assert!(BATCH_BYTES_MAX.is_multiple_of(BLOCK_BYTES));

@@ -13,6 +13,8 @@ pub(crate) enum Sabotage {
     AcknowledgeBeforeSync,
     /// A sync that failed is tried again, and believed.
     SyncRetried,
+    /// A round of syncs answers who came after it had begun.
+    RoundTakesLatecomers,
 }
 
 #[cfg(test)]

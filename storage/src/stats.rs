@@ -16,6 +16,7 @@ pub(crate) enum OpKind {
     Read,
     Write,
     Sync,
+    SyncVolume,
     Allocate,
     Open,
     Rename,
@@ -26,10 +27,11 @@ pub(crate) enum OpKind {
     Close,
 }
 
-const KINDS: [(OpKind, &str); 11] = [
+const KINDS: [(OpKind, &str); 12] = [
     (OpKind::Read, "read"),
     (OpKind::Write, "write"),
     (OpKind::Sync, "sync"),
+    (OpKind::SyncVolume, "sync_volume"),
     (OpKind::Allocate, "allocate"),
     (OpKind::Open, "open"),
     (OpKind::Rename, "rename"),

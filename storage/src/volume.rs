@@ -19,6 +19,7 @@ use crate::buffer::Pool;
 use crate::claim::{Claim, Claims, InHand};
 use crate::directory::Directories;
 use crate::error::{Error, Result};
+use crate::group_sync::{self, GroupSync};
 use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
@@ -36,6 +37,7 @@ pub(crate) struct Volume {
     pub(crate) health: Health,
     pub(crate) room: Arc<Room>,
     pub(crate) directories: Directories,
+    pub(crate) group_sync: GroupSync,
     pub(crate) claims: Arc<Claims>,
     pub(crate) write_pool: Pool,
     pub(crate) read_pool: Pool,
@@ -89,6 +91,7 @@ impl Volume {
             lock: Mutex::new(lock),
             room,
             directories: Directories::new(bridge.clone(), health.clone(), dir.join("blobs")),
+            group_sync: GroupSync::new(&dir),
             claims,
             write_pool: Pool::new(budget(limits::WRITE_BUDGET_BYTES)),
             read_pool: Pool::new(budget(limits::READ_BUDGET_BYTES)),
@@ -105,6 +108,22 @@ impl Volume {
             bridge,
             dir,
         }
+    }
+
+    /// One for a test, of no store.
+    #[cfg(test)]
+    pub(crate) fn on(dir: &Path, bridge: Bridge) -> Arc<Volume> {
+        Arc::new(Volume::new(VolumeParts {
+            number: 0,
+            dir: dir.into(),
+            takes_new: true,
+            lock: None,
+            bridge,
+            health: Health::new(0, dir.into()),
+            room: Room::new(0, dir.into(), crate::room::RoomLimits::default(), 0),
+            claims: Arc::default(),
+            share: 1,
+        }))
     }
 
     pub(crate) fn blob_path(&self, id: BlobId) -> PathBuf {
@@ -180,16 +199,16 @@ impl Volume {
         renamed.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Syncs a file's data. What a failure means is told in `health.rs`; it is heard even when the caller is gone.
+    /// Syncs a file's data, together with others where many ask. What a failure means is told in `health.rs`; it is heard
+    /// even when the caller is gone.
     pub(crate) async fn sync(self: &Arc<Volume>, file: &Arc<NamedFile>) -> Result<()> {
+        group_sync::sync(self, file).await
+    }
+
+    /// As [`sync`](Volume::sync), by itself: for a file with much to write, that nobody should wait for.
+    pub(crate) async fn sync_alone(self: &Arc<Volume>, file: &Arc<NamedFile>) -> Result<()> {
         let (volume, file) = (Arc::clone(self), Arc::clone(file));
-        let synced = self.spawn(async move {
-            let mut result = volume.bridge.sync(&file).await;
-            if sabotage::is(Sabotage::SyncRetried) && result.is_err() {
-                result = volume.bridge.sync(&file).await;
-            }
-            volume.health.judge_sync(result)
-        });
+        let synced = self.spawn(async move { group_sync::sync_one(&volume, &file).await });
         synced.await.unwrap_or(Err(Error::Closed))
     }
 
@@ -337,7 +356,6 @@ mod tests {
     use super::*;
     use crate::blob::{BlobMeta, BlobReader, BlobWriter};
     use crate::engine::EngineChoice;
-    use crate::room::RoomLimits;
 
     /// The kernel refuses to sync a pipe: a real failure, by the real path.
     #[tokio::test]
@@ -347,17 +365,7 @@ mod tests {
             for name in ["blobs", "partial"] {
                 std::fs::create_dir(dir.path().join(name)).unwrap();
             }
-            let volume = Arc::new(Volume::new(VolumeParts {
-                number: 0,
-                dir: dir.path().into(),
-                takes_new: true,
-                lock: None,
-                bridge: Bridge::start(engine).unwrap(),
-                health: Health::new(0, dir.path().into()),
-                room: Room::new(0, dir.path().into(), RoomLimits::default(), 0),
-                claims: Arc::default(),
-                share: 1,
-            }));
+            let volume = Volume::on(dir.path(), Bridge::start(engine).unwrap());
             let create = async || {
                 let room = volume.room.reserve(0)?;
                 BlobWriter::create(&volume, BlobId::new(), BlobMeta::default(), room).await

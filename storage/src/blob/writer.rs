@@ -23,7 +23,9 @@ use crate::bridge::{How, NamedFile, Pending};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::limits::{BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES};
+use crate::limits::{
+    BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, SYNC_ROUND_FILE_BYTES_MAX,
+};
 use crate::room::Reservation;
 use crate::sabotage::{self, Sabotage};
 use crate::volume::Volume;
@@ -38,6 +40,8 @@ pub struct BlobWriter {
     hashes: Hashes,
     /// Bytes handed to the engine; where the batch being filled will go.
     submitted: u64,
+    /// Of these, how many no sync has covered yet.
+    unsynced: u64,
     /// Bytes reserved beyond the file's end.
     allocated: u64,
     batch: Option<Batch>,
@@ -120,6 +124,7 @@ impl BlobWriter {
             files,
             submitted: hashes.length,
             hashes,
+            unsynced: 0,
             allocated: 0,
             batch: None,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
@@ -205,7 +210,8 @@ impl BlobWriter {
         self.failed = true;
         self.submit_batch().await?;
         self.drain().await?;
-        self.volume.sync(&self.file).await?;
+        self.sync().await?;
+        self.unsynced = 0;
         let journal = self.journal.as_mut().expect("checked above");
         let record = Record {
             durable: self.submitted,
@@ -248,7 +254,7 @@ impl BlobWriter {
             }));
             volume.ensure_directory(self.id).await?;
         } else {
-            let (synced, made) = tokio::join!(volume.sync(&self.file), volume.ensure_directory(self.id));
+            let (synced, made) = tokio::join!(self.sync(), volume.ensure_directory(self.id));
             synced?;
             made?;
         }
@@ -312,7 +318,16 @@ impl BlobWriter {
         let pending = self.volume.bridge.write(&self.file, batch.buffer, self.submitted).await?;
         self.in_flight.push_back(pending);
         self.submitted += length;
+        self.unsynced += length;
         Ok(())
+    }
+
+    /// A small file is synced together with others, a large one by itself.
+    async fn sync(&self) -> Result<()> {
+        match self.unsynced <= SYNC_ROUND_FILE_BYTES_MAX {
+            true => self.volume.sync(&self.file).await,
+            false => self.volume.sync_alone(&self.file).await,
+        }
     }
 
     async fn await_oldest(&mut self) -> Result<()> {

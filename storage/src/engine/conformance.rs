@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::bridge::{Bridge, How, Lane, NamedFile, Op};
+use crate::bridge::{Bridge, How, Lane, NamedFile, Op, VolumeSync};
 use crate::buffer::{Buffer, Pool};
 use crate::engine::{EngineChoice, sim as simulated};
 use crate::error::Error;
@@ -43,6 +43,7 @@ conformance!(
     bytes_come_back_from_where_they_were_put,
     a_read_stops_at_the_end_of_the_file,
     a_write_cut_short_is_an_error_not_a_success,
+    everything_is_synced_or_the_wish_declined,
     names_are_made_moved_and_removed,
     errors_name_the_operation_and_the_file,
     dropped_callers_leak_nothing,
@@ -208,6 +209,28 @@ async fn a_write_cut_short_is_an_error_not_a_success(engine: Kind) {
         "{error}"
     );
     assert_eq!(std::fs::read(bench.path("f")).unwrap(), numbered(10_000), "the first call was not cut short");
+}
+
+/// Whether it is declined depends on the file system and on what other programs write; only then is there no answer.
+async fn everything_is_synced_or_the_wish_declined(engine: Kind) {
+    let bench = Bench::new(engine);
+    let directory = bench.bridge.open(bench.dir.path(), How::Directory).await.unwrap();
+    let file = bench.create("f").await;
+    bench.write(&file, &numbered(4096), 0).await.unwrap();
+    let synced = bench.bridge.sync_volume(&directory).await.unwrap();
+    assert!(matches!(engine, Kind::Uring | Kind::Threads) || synced == VolumeSync::Done);
+    assert!(start_and_drop(bench.bridge.sync_volume(&directory)));
+    assert_eq!(bench.read(&file, 0, 4096).await, numbered(4096));
+    drop((directory, file));
+    bench.quiet().await;
+    assert_eq!(bench.descriptors(), 0);
+    // What has no file system to speak of is not vouched for.
+    let (_reader, pipe) = std::io::pipe().unwrap();
+    let file = std::os::fd::OwnedFd::from(pipe).into();
+    let pipe = Arc::new(NamedFile { file, path: "a pipe".into(), claim: None });
+    if !matches!(engine, Kind::Sim) {
+        assert_eq!(bench.bridge.sync_volume(&pipe).await.unwrap(), VolumeSync::Unknown);
+    }
 }
 
 async fn names_are_made_moved_and_removed(engine: Kind) {

@@ -10,6 +10,7 @@
 pub(crate) mod sim;
 mod threads;
 mod uring;
+mod whole;
 
 #[cfg(test)]
 mod conformance;

@@ -12,11 +12,12 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use rustix::fs::FallocateFlags;
 
+use super::whole::sync_volume_blocking;
 use super::{
     Engine, EngineThread, Step, Transfer, list_blocking, make_directory_blocking, open_blocking, transient, unless,
     write_zero,
 };
-use crate::bridge::{Command, Intake, LANES, Message, NamedFile, Op, Reach, syncs_in_flight_max};
+use crate::bridge::{Command, Intake, LANES, Message, NamedFile, Op, Reach};
 use crate::error::Error;
 use crate::limits;
 
@@ -27,7 +28,7 @@ impl Engine for Threads {
         let crews: [(&str, usize); LANES] = [
             ("read", limits::READ_THREADS),
             ("write", limits::WRITE_THREADS),
-            ("sync", syncs_in_flight_max()),
+            ("sync", limits::SYNCS_IN_FLIGHT_MAX),
             ("names", limits::NAMES_THREADS),
         ];
         let mut threads = Vec::new();
@@ -78,6 +79,11 @@ fn execute(Command { op, ticket }: Command) {
             };
             let result = result.map_err(|e| Error::io("sync", &file.path, e));
             drop(file);
+            ticket.finish(reply, result);
+        }
+        Op::SyncVolume { directory, reply } => {
+            let result = sync_volume_blocking(&directory.file).map_err(|e| Error::io("sync", &directory.path, e));
+            drop(directory);
             ticket.finish(reply, result);
         }
         Op::Allocate { file, len, reply } => {

@@ -28,6 +28,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use tokio::sync::Notify;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
+use super::whole::sync_volume_blocking;
 use super::{
     DIRECTORY_MODE, Engine, EngineThread, FILE_MODE, Step, Transfer, list_blocking, open_flags, transient, unless,
     write_zero,
@@ -75,7 +76,6 @@ pub(super) fn probe() -> Result<(), String> {
     for (code, name) in [
         (opcode::Read::CODE, "read"),
         (opcode::Write::CODE, "write"),
-        (opcode::Fsync::CODE, "fsync"),
         (opcode::Fallocate::CODE, "fallocate"),
         (opcode::OpenAt::CODE, "openat"),
         (opcode::Close::CODE, "close"),
@@ -179,15 +179,26 @@ async fn execute(Command { op, ticket }: Command) {
             ticket.finish(reply, result);
         }
         Op::Sync { file, reach, reply } => {
-            let flags = match reach {
-                Reach::Data => types::FsyncFlags::DATASYNC,
-                Reach::All => types::FsyncFlags::empty(),
-            };
-            let fsync = opcode::Fsync::new(fd(&file)).flags(flags);
-            // Not repeated whatever the error: a failed sync may have dropped the dirty pages.
-            let (result, file) = submit(file, fsync.build()).await;
-            let result = result.map(drop).map_err(|e| Error::io("sync", &file.path, e));
+            // On a helper thread: the ring has four workers per CPU for all calls that wait, and buffered writes need
+            // them. Not repeated whatever the error: a failed sync may have dropped the dirty pages.
+            let synced = tokio::task::spawn_blocking(move || {
+                let result = match reach {
+                    Reach::Data => file.file.sync_data(),
+                    Reach::All => file.file.sync_all(),
+                };
+                (result, file)
+            });
+            let (result, file) = synced.await.expect("a sync does not panic");
+            let result = result.map_err(|e| Error::io("sync", &file.path, e));
             release(file).await;
+            ticket.finish(reply, result);
+        }
+        Op::SyncVolume { directory, reply } => {
+            // io_uring has no syncfs.
+            let synced = tokio::task::spawn_blocking(move || (sync_volume_blocking(&directory.file), directory));
+            let (result, directory) = synced.await.expect("a sync does not panic");
+            let result = result.map_err(|e| Error::io("sync", &directory.path, e));
+            release(directory).await;
             ticket.finish(reply, result);
         }
         Op::Allocate { file, len, reply } => {

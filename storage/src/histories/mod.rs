@@ -131,7 +131,12 @@ fn the_same_seed_is_the_same_history() {
 /// Each way of breaking the protocol is noticed, and soon.
 #[test]
 fn a_broken_protocol_is_noticed() {
-    for broken in [Sabotage::NoDirectorySync, Sabotage::AcknowledgeBeforeSync, Sabotage::SyncRetried] {
+    for broken in [
+        Sabotage::NoDirectorySync,
+        Sabotage::AcknowledgeBeforeSync,
+        Sabotage::SyncRetried,
+        Sabotage::RoundTakesLatecomers,
+    ] {
         let (seed, message) =
             first_failure(0..1_000, Some(broken)).err().unwrap_or_else(|| panic!("{broken:?} went unnoticed"));
         println!("{broken:?} is noticed by history {seed}: {message}");

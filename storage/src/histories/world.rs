@@ -53,6 +53,8 @@ struct Plan {
     commit_faults: u32,
     clients: usize,
     operations: usize,
+    /// How many fdatasyncs run each for itself, and how many callers make a round.
+    syncs: (usize, usize),
     gives_up: u32,
     large: bool,
     /// After how many steps it is over.
@@ -98,16 +100,21 @@ impl World {
             io: rate(300, 40),
             sync: rate(250, 100),
             sync_no_space: rate(150, 100),
+            too_much: rate(300, 500),
             short: rate(500, 500),
             interrupt: rate(500, 300),
             flip: rate(100, 200),
         };
         let commit_faults = rate(250, 100);
+        // Now and then so many that rounds of syncs form.
+        let crowded = random.chance(250);
+        let clients = if crowded { 4 + random.below(5) } else { 1 + random.below(3) };
         Plan {
             faults: if last { Faults::default() } else { faults },
             commit_faults: if last { 0 } else { commit_faults },
-            clients: 1 + random.below(3),
-            operations: 2 + random.below(12),
+            clients,
+            operations: 2 + random.below(if crowded { 6 } else { 12 }),
+            syncs: (random.below(3), 1 + random.below(4)),
             gives_up: if random.chance(500) { random.below(300) as u32 } else { 0 },
             large: random.chance(150),
             steps: if last || random.chance(250) { usize::MAX } else { random.below(250) },
@@ -299,6 +306,7 @@ impl World {
 struct Script {
     clients: usize,
     operations: usize,
+    syncs: (usize, usize),
     gives_up: u32,
     large: bool,
     close: bool,
@@ -307,8 +315,8 @@ struct Script {
 
 impl Plan {
     fn script(&self) -> Script {
-        let Plan { clients, operations, gives_up, large, close, last, .. } = *self;
-        Script { clients, operations, gives_up, large, close, last }
+        let Plan { clients, operations, syncs, gives_up, large, close, last, .. } = *self;
+        Script { clients, operations, syncs, gives_up, large, close, last }
     }
 }
 
@@ -326,6 +334,9 @@ async fn script(parts: Parts, shared: Shared, script: Script, mut random: Random
         // All reads through the engine.
         store.volumes().first().map_budget.forget_permits(usize::MAX >> 4);
     }
+    let (alone_max, round_min) = script.syncs;
+    // With no place for a sync alone, one caller must be enough for a round.
+    store.volumes().first().group_sync.tune(alone_max, if alone_max == 0 { 1 } else { round_min });
     shared.calm.store(true, Relaxed);
     judge(&store, &shared.oracle).await;
     if script.last {

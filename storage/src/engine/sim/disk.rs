@@ -16,6 +16,10 @@
 //! - **A failed sync** of a file drops its waiting changes and calls the file clean (fsyncgate): programs go on seeing
 //!   what is not on the disk, and the next sync succeeds. A failed fsync of a directory either makes the file system
 //!   read-only, as ext4 and XFS do, or loses the waiting names in the same silent way, by history.
+//! - **A sync of everything** makes all data and all names durable that there were when it began, and nothing that came
+//!   while it ran. When it fails, some files have lost what waited, or
+//!   none of ours has (the error was another program's); the others still wait. The failure was told once: the next sync
+//!   of everything may succeed. A file that lost something says so at its own next sync, once, as Linux does.
 //!
 //! Not modelled: names that are not UTF-8, hard and symbolic links, renamed directories, two file systems under one tree.
 
@@ -55,10 +59,14 @@ enum Node {
 struct Content {
     durable: Vec<u8>,
     waiting: Vec<Change>,
+    /// How many of these there were when the sync of everything under way began.
+    before: usize,
     /// As programs see it.
     len: u64,
     allocated: u64,
     linked: bool,
+    /// The error of a write-back that its own descriptors have not been told.
+    untold: Option<i32>,
 }
 
 enum Change {
@@ -85,6 +93,8 @@ pub(crate) struct Disk {
     by_inode: HashMap<(u64, u64), FileId>,
     names: BTreeMap<PathBuf, Node>,
     waiting: Vec<NameChange>,
+    /// As for a file's data.
+    before: usize,
     read_only: bool,
     /// A directory's fsync failed: until the next cut the tree that programs see is no guide.
     pub(crate) poisoned: bool,
@@ -107,6 +117,7 @@ impl Disk {
             by_inode: HashMap::new(),
             names: BTreeMap::new(),
             waiting: Vec::new(),
+            before: 0,
             read_only: false,
             poisoned: false,
         };
@@ -231,19 +242,53 @@ impl Disk {
     /// A successful fdatasync or fsync of a file.
     pub(crate) fn synced(&mut self, file: &File) {
         let content = self.content(file);
-        for change in content.waiting.drain(..) {
-            change.apply(&mut content.durable);
+        content.settle(content.waiting.len());
+    }
+
+    /// What the last sync of everything did to the file, told once.
+    pub(crate) fn take_untold(&mut self, file: &File) -> Option<i32> {
+        self.content(file).untold.take()
+    }
+
+    /// A sync of everything sets out. There is one at a time.
+    pub(crate) fn all_sync_begun(&mut self) {
+        self.contents.iter_mut().for_each(|content| content.before = content.waiting.len());
+        self.before = self.waiting.len();
+    }
+
+    /// It succeeded.
+    pub(crate) fn all_synced(&mut self) {
+        self.contents.iter_mut().for_each(|content| content.settle(content.before));
+        for change in self.waiting.drain(..std::mem::take(&mut self.before)) {
+            change.apply(&mut self.names);
         }
+    }
+
+    /// A sync of everything that failed with `code`: each file that waits may have lost what waited, or none has.
+    pub(crate) fn all_sync_failed(&mut self, code: i32, random: &mut Random) {
+        let loses = if random.chance(300) { 0 } else { 600 };
+        for content in self.contents.iter_mut().filter(|content| !content.waiting.is_empty()) {
+            if random.chance(loses) {
+                content.forget();
+                content.untold = Some(code);
+            }
+        }
+    }
+
+    /// The process is gone, and with it all descriptors.
+    pub(crate) fn closed_all(&mut self) {
+        self.contents.iter_mut().for_each(|content| content.untold = None);
     }
 
     /// A sync of a file that failed: what waited is forgotten.
     pub(crate) fn sync_failed(&mut self, file: &File) {
-        self.content(file).waiting.clear();
+        self.content(file).forget();
     }
 
     /// A successful fsync of a directory.
     pub(crate) fn directory_synced(&mut self, path: &Path) {
         let kept = self.covered(&self.name(path), self.order);
+        self.before -= kept[..self.before].iter().filter(|kept| **kept).count();
         let changes = std::mem::take(&mut self.waiting);
         for (change, kept) in changes.into_iter().zip(kept) {
             if kept {
@@ -259,7 +304,9 @@ impl Disk {
         match self.after_directory_failure {
             AfterDirectoryFailure::ReadOnly => self.read_only = true,
             AfterDirectoryFailure::Lost => {
-                let mut lost = self.covered(&self.name(path), Order::Subset).into_iter();
+                let lost = self.covered(&self.name(path), Order::Subset);
+                self.before -= lost[..self.before].iter().filter(|lost| **lost).count();
+                let mut lost = lost.into_iter();
                 self.waiting.retain(|_| !lost.next().expect("an answer for each change"));
             }
         }
@@ -303,6 +350,7 @@ impl Disk {
 
     fn lose_names(&mut self, random: &mut Random) {
         let waiting = std::mem::take(&mut self.waiting);
+        self.before = 0;
         let all = waiting.len();
         let keep_first = match random.below(4) {
             0 => 0,
@@ -348,6 +396,19 @@ impl Disk {
 }
 
 impl Content {
+    /// The first `count` of what waits are on the disk.
+    fn settle(&mut self, count: usize) {
+        for change in self.waiting.drain(..count) {
+            change.apply(&mut self.durable);
+        }
+        self.before = self.before.saturating_sub(count);
+    }
+
+    fn forget(&mut self) {
+        self.waiting.clear();
+        self.before = 0;
+    }
+
     fn after_a_cut(&self, sector: usize, random: &mut Random) -> Vec<u8> {
         if self.waiting.is_empty() {
             return self.durable.clone();

@@ -32,7 +32,7 @@ use super::{
     Engine, EngineInfo, EngineThread, Step, Transfer, list_blocking, make_directory_blocking, open_blocking, transient,
     unless, write_zero,
 };
-use crate::bridge::{Command, How, Intake, LANES, Message, NamedFile, Op};
+use crate::bridge::{Command, How, Intake, LANES, Message, NamedFile, Op, VolumeSync};
 use crate::error::Error;
 
 /// How often what fails, in a thousand operations.
@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) sync: u32,
     /// A sync of a file that finds no room.
     pub(crate) sync_no_space: u32,
+    /// Syncs of everything that are declined.
+    pub(crate) too_much: u32,
     /// Transfers cut short.
     pub(crate) short: u32,
     /// EINTR and EAGAIN.
@@ -57,6 +59,10 @@ pub(crate) struct Faults {
 pub(crate) struct Events {
     /// Syncs reported as failed, but for want of room.
     pub(crate) failed_syncs: AtomicU64,
+    /// Failures that the first sync of everything was told.
+    pub(crate) old_failures: AtomicU64,
+    /// Syncs of everything that succeeded.
+    pub(crate) rounds: AtomicU64,
     pub(crate) flips: AtomicU64,
 }
 
@@ -123,6 +129,8 @@ pub(crate) struct Machine {
     intake: Option<Intake>,
     stopped: [bool; LANES],
     in_flight: Vec<Command>,
+    /// This process has seen a sync of everything succeed.
+    everything_synced: bool,
     /// A digest of all that was carried out: two runs of one seed must agree on it.
     pub(crate) trace: trace::Trace,
 }
@@ -137,6 +145,7 @@ impl Machine {
             intake: None,
             stopped: [false; LANES],
             in_flight: Vec::new(),
+            everything_synced: false,
             trace: trace::Trace::default(),
         }
     }
@@ -144,6 +153,7 @@ impl Machine {
     /// Takes over a bridge's lanes.
     pub(crate) fn attach(&mut self, intake: Intake) {
         self.intake = Some(intake);
+        self.everything_synced = false;
         self.stopped = [false; LANES];
     }
 
@@ -153,7 +163,12 @@ impl Machine {
         for (lane, stopped) in intake.lanes.iter().zip(&mut self.stopped) {
             while !*stopped {
                 match lane.try_recv() {
-                    Ok(Message::Run(command)) => self.in_flight.push(*command),
+                    Ok(Message::Run(command)) => {
+                        if matches!(command.op, Op::SyncVolume { .. }) {
+                            self.disk.all_sync_begun();
+                        }
+                        self.in_flight.push(*command);
+                    }
                     Ok(Message::Stop) => *stopped = true,
                     Err(_) => break,
                 }
@@ -183,6 +198,7 @@ impl Machine {
             }
         }
         self.intake = None;
+        self.disk.closed_all();
     }
 
     fn execute(&mut self, Command { op, ticket }: Command) {
@@ -220,6 +236,13 @@ impl Machine {
                 self.trace.note("sync", &file.path, result.is_ok());
                 let result = result.map_err(|e| Error::io("sync", &file.path, e));
                 drop(file);
+                ticket.finish(reply, result);
+            }
+            Op::SyncVolume { directory, reply } => {
+                let result = self.sync_volume();
+                self.trace.note("sync everything", &directory.path, result.is_ok());
+                let result = result.map_err(|e| Error::io("sync", &directory.path, e));
+                drop(directory);
                 ticket.finish(reply, result);
             }
             Op::Allocate { file, len, reply } => {
@@ -336,6 +359,10 @@ impl Machine {
             self.disk.sync_failed(&file.file);
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
+        if !directory && let Some(code) = self.disk.take_untold(&file.file) {
+            self.events.failed_syncs.fetch_add(u64::from(code != libc::ENOSPC), Relaxed);
+            return Err(io::Error::from_raw_os_error(code));
+        }
         let failed = self.random.chance(self.faults.sync);
         match (directory, failed) {
             (true, false) => self.disk.directory_synced(&file.path),
@@ -348,6 +375,29 @@ impl Machine {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
+    }
+
+    fn sync_volume(&mut self) -> io::Result<VolumeSync> {
+        self.disk.check_names()?;
+        if self.random.chance(self.faults.too_much) {
+            return Ok(VolumeSync::TooMuch);
+        }
+        let code = match () {
+            _ if self.random.chance(self.faults.sync_no_space) => libc::ENOSPC,
+            _ if self.random.chance(self.faults.sync) => libc::EIO,
+            _ => {
+                self.everything_synced = true;
+                self.events.rounds.fetch_add(1, Relaxed);
+                self.disk.all_synced();
+                return Ok(VolumeSync::Done);
+            }
+        };
+        self.disk.all_sync_failed(code, &mut self.random);
+        // The first answer a process gets may be older than the process: it is no promise broken.
+        let events = &self.events;
+        let counter = if self.everything_synced { &events.failed_syncs } else { &events.old_failures };
+        counter.fetch_add(u64::from(code != libc::ENOSPC), Relaxed);
+        Err(io::Error::from_raw_os_error(code))
     }
 
     fn allocate(&mut self, file: &File, len: u64) -> io::Result<()> {
