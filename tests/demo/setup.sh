@@ -158,6 +158,9 @@ install "${packages[@]}"
 unpack_nginx
 
 if [ "$purpose" = test ]; then
+    # The file systems that are shut down under the store; they lie in images and need no disk of their own.
+    [ -x /usr/sbin/mkfs.ext4 ] || have mkfs.ext4 || install e2fsprogs
+    [ -x /usr/sbin/mkfs.xfs ] || have mkfs.xfs || install xfsprogs
     # Debian's npm and another source's nodejs exclude each other: ask for the command, not for the package.
     have npm || install nodejs npm
     if ! have chromium && ! have google-chrome && ! have chromium-headless-shell; then

@@ -1,6 +1,10 @@
 //! What the storage tests share.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod file_system;
+pub mod load;
+pub mod oracle;
+
 use std::fs::{File, OpenOptions};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
