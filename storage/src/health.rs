@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::presence::Presence;
 
 #[derive(Clone)]
 pub(crate) struct Health {
@@ -20,6 +21,7 @@ struct Shared {
     number: u32,
     dir: PathBuf,
     fault: OnceLock<Fault>,
+    presence: Presence,
 }
 
 /// Why a volume takes no writes.
@@ -31,7 +33,8 @@ pub(crate) struct Fault {
 
 impl Health {
     pub(crate) fn new(number: u32, dir: PathBuf) -> Health {
-        Health { shared: Arc::new(Shared { number, dir, fault: OnceLock::new() }) }
+        let presence = Presence::of(&dir);
+        Health { shared: Arc::new(Shared { number, dir, fault: OnceLock::new(), presence }) }
     }
 
     pub(crate) fn fault(&self) -> Option<&Fault> {
@@ -56,6 +59,7 @@ impl Health {
     /// Looks at the outcome of a file's sync. A closed engine has not tried; a file system that finds no
     /// room only now has failed this file, which is given up, and no other.
     pub(crate) fn judge_sync(&self, result: Result<()>) -> Result<()> {
+        let result = result.and_then(|()| self.confirm());
         if let Err(error) = &result
             && !matches!(error, Error::Closed | Error::NoSpace { .. })
         {
@@ -67,12 +71,19 @@ impl Health {
 
     /// Looks at the outcome of a directory's sync, which concerns every file in it: there is nothing smaller to give up.
     pub(crate) fn judge_directory_sync(&self, result: Result<()>) -> Result<()> {
+        let result = result.and_then(|()| self.confirm());
         if let Err(error) = &result
             && !matches!(error, Error::Closed)
         {
             self.degrade(error);
         }
         result.and_then(|()| self.check_writable())
+    }
+
+    /// Whether a success just now was one: `presence.rs` tells why it may not have been.
+    pub(crate) fn confirm(&self) -> Result<()> {
+        let gone = |source| Error::io("confirm a sync of", &self.shared.dir, source);
+        self.shared.presence.confirm().map_err(gone)
     }
 
     /// Looks at why something could not be written: a file, a name. What the device refuses once is not offered to it
@@ -89,7 +100,7 @@ impl Health {
     }
 
     pub(crate) fn degrade(&self, reason: &dyn std::fmt::Display) {
-        let Shared { number: volume, dir, fault } = &*self.shared;
+        let Shared { number: volume, dir, fault, .. } = &*self.shared;
         let mut first = false;
         fault.get_or_init(|| {
             first = true;

@@ -30,6 +30,7 @@ mod lock;
 mod open;
 mod open_blobs;
 mod partials;
+mod presence;
 mod read_path;
 mod room;
 mod sabotage;

@@ -286,9 +286,11 @@ impl Writer {
         {
             self.health.degrade(error);
         }
+        let confirmed = commit.is_err() || self.health.confirm().inspect_err(|e| self.health.degrade(e)).is_ok();
         for request in batch {
             request.finish(match &commit {
-                Ok(()) => Ok(()),
+                Ok(()) if confirmed => Ok(()),
+                Ok(()) => self.health.check_writable(),
                 Err(e) => Err(same_error(e)),
             });
         }
