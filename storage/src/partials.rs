@@ -6,6 +6,8 @@
 //! Cancel: taking a partial up or discarding it waits for what a dropped writer left under way, and may itself be dropped
 //! at any point; what was begun is then found by the next call.
 
+use std::sync::Arc;
+
 use crate::blob::{BlobMeta, BlobWriter};
 use crate::bridge::How;
 use crate::error::{Error, Result};
@@ -33,22 +35,50 @@ impl Store {
     /// when there is none.
     pub async fn resume(&self, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
         self.check_open()?;
+        // Waits for what a dropped writer left under way, a commit for instance.
+        let mut in_hand = Some(self.inner.volumes.first().claim(id).await?);
+        if self.volume_of(id).await?.is_some() {
+            return Ok(None);
+        }
         let mut degraded = None;
-        for volume in self.inner.volumes.iter() {
-            // Waits for what a dropped writer left under way, a commit for instance.
-            let in_hand = volume.claim(id).await?;
-            if self.volume_of(id).await?.is_some() {
-                return Ok(None);
-            }
-            match BlobWriter::resume(volume, id, in_hand).await {
+        let order = self.by_progress(id).await;
+        for (at, volume) in order.iter().enumerate() {
+            let claimed = match in_hand.take() {
+                Some(in_hand) => in_hand,
+                None => volume.claim(id).await?,
+            };
+            match BlobWriter::resume(volume, id, claimed).await {
                 Ok(None) => {}
-                Ok(found) => return Ok(found),
+                Ok(found) => {
+                    for other in &order[at + 1..] {
+                        if let Err(error) = self.discard_on(other, id).await {
+                            tracing::warn!(%error, "an older partial of {id} stays until its volume works again");
+                        }
+                    }
+                    return Ok(found);
+                }
                 // It may be there, or on one of the others.
                 Err(error @ Error::Degraded { .. }) => drop(degraded.get_or_insert(error)),
                 Err(error) => return Err(error),
             }
         }
         degraded.map_or(Ok(None), Err)
+    }
+
+    /// The volumes in the order in which they are asked for a partial. One that was begun on a volume which then failed,
+    /// and again on another, may be on both: the one that came further counts.
+    async fn by_progress(&self, id: BlobId) -> Vec<&Arc<Volume>> {
+        let mut volumes = Vec::new();
+        for volume in self.inner.volumes.iter() {
+            let durable = match self.inner.volumes.is_one() {
+                true => None,
+                // Whoever resumes it meets the error again.
+                false => BlobWriter::durable_length(volume, id).await.ok().flatten(),
+            };
+            volumes.push((durable, volume));
+        }
+        volumes.sort_by_key(|(durable, _)| std::cmp::Reverse(*durable));
+        volumes.into_iter().map(|(_, volume)| volume).collect()
     }
 
     /// Removes a partial and its journal, if they exist.

@@ -15,6 +15,8 @@ pub(crate) enum Sabotage {
     SyncRetried,
     /// A round of syncs answers who came after it had begun.
     RoundTakesLatecomers,
+    /// A volume that was away is taken for clean when it returns.
+    ReturnTrusted,
 }
 
 #[cfg(test)]

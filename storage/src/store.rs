@@ -234,6 +234,10 @@ impl Store {
         for volume in volumes.iter() {
             volume.bridge.close().await;
         }
+        if volumes.first().health.is_degraded() {
+            // A commit whose sync failed may be found in the log: what it forgot is still on every volume.
+            volumes.iter().for_each(|volume| volume.leave_debris());
+        }
         for volume in volumes.iter().skip(1) {
             if let Err(error) = volume.unlock(self.inner.run) {
                 tracing::warn!(%error, "the next start looks through the volume");

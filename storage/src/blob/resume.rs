@@ -38,6 +38,16 @@ impl BlobWriter {
         Ok(writer)
     }
 
+    /// How far a partial's journal vouches for it; `None` where there is no journal.
+    pub(crate) async fn durable_length(volume: &Arc<Volume>, id: BlobId) -> Result<Option<u64>> {
+        let file = match volume.bridge.open(&volume.journal_path(id), How::Read).await {
+            Err(e) if e.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let bytes = read_journal(volume, &file).await?;
+        Ok(Journal::decode(&bytes).ok().map(|journal| journal.durable))
+    }
+
     /// Takes up a journaled partial where its last intact record left it: cuts off what no record
     /// vouches for, and reads the rest again, which verifies it and rebuilds the hashes.
     pub(crate) async fn resume(

@@ -137,6 +137,11 @@ impl BlobWriter {
         self.id
     }
 
+    #[cfg(test)]
+    pub(crate) fn volume(&self) -> &Arc<Volume> {
+        &self.volume
+    }
+
     /// Bytes taken so far.
     pub fn len(&self) -> u64 {
         self.submitted + self.batch.as_ref().map_or(0, |batch| batch.buffer.len() as u64)

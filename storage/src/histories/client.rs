@@ -10,10 +10,10 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::oracle::{Oracle, Partial, key, note, read_all};
-use super::world::Shared;
+use super::world::{Shared, pretend_room};
 use crate::blob::{BlobMeta, BlobWriter};
 use crate::catalog::objects::Precondition;
-use crate::engine::sim::Random;
+use crate::engine::sim::{Events, Random};
 use crate::error::Error;
 use crate::id::BlobId;
 use crate::limits::BLOCK_BYTES;
@@ -54,10 +54,12 @@ impl Client {
         self.shared.oracle.lock().unwrap()
     }
 
-    /// True when a sync has failed and its failure has had time to be noticed.
-    async fn sync_failed_before(&self) -> bool {
-        let failed = self.shared.events.failed_syncs.load(Relaxed) > self.shared.failed_before_boot;
-        if failed {
+    /// The volumes on which a sync has failed, if that has had time to be noticed.
+    async fn sync_failed_before(&self) -> Vec<bool> {
+        let shared = &self.shared;
+        let since = |(events, before): (&Arc<Events>, &u64)| events.failed_syncs.load(Relaxed) > *before;
+        let failed: Vec<bool> = shared.events.iter().zip(&shared.failed_before_boot).map(since).collect();
+        if failed.contains(&true) {
             for _ in 0..16 {
                 tokio::task::yield_now().await;
             }
@@ -110,6 +112,11 @@ impl Client {
             _ => (Precondition::None, true),
         };
         let failed_before = self.sync_failed_before().await;
+        for volume in self.store.volumes().iter() {
+            if self.random.chance(200) {
+                pretend_room(volume, &mut self.random);
+            }
+        }
         self.oracle().begin(&name, Some(Arc::clone(&bytes)));
         let length_hint = match self.random.below(4) {
             0 | 1 => None,
@@ -129,12 +136,14 @@ impl Client {
                 writer.seal().await
             };
             let sealed = sealed.await.map_err(Stage::Before)?;
-            store.put_object(&to, sealed, condition).await.map_err(Stage::Commit)
+            let volume = sealed.volume().number;
+            let outcome = store.put_object(&to, sealed, condition).await.map_err(Stage::Commit)?;
+            Ok((outcome, volume))
         };
         match self.attempt(put).await {
             None => {}
-            Some(Ok(outcome)) => {
-                assert!(!failed_before, "{name} was acknowledged after a sync had failed");
+            Some(Ok((outcome, volume))) => {
+                assert!(!refused(&failed_before, volume), "{name} was acknowledged after a sync had failed");
                 assert!(holds, "{name} was stored against its precondition");
                 assert_eq!(outcome.created, hash.is_none());
                 self.oracle().acknowledge(&name, Some(bytes));
@@ -162,7 +171,7 @@ impl Client {
         match self.attempt(async move { store.delete_object(&of, Precondition::None).await }).await {
             None => {}
             Some(Ok(existed)) => {
-                assert!(!failed_before, "deleting {name} was acknowledged after a sync had failed");
+                assert!(!refused(&failed_before, 0), "deleting {name} was acknowledged after a sync had failed");
                 assert_eq!(existed, current.is_some(), "{name}");
                 self.oracle().acknowledge(&name, None);
             }
@@ -201,6 +210,7 @@ impl Client {
                 assert!(found == expected, "{name}: other bytes were served");
             }
             Some(Err(Error::Corrupt { .. })) if self.oracle().damaged.contains(&record.blob) => {}
+            Some(Err(Error::VolumeMissing { volume: 1, .. })) if self.shared.away => {}
             Some(Err(error)) => self.accept(&error),
         }
     }
@@ -232,7 +242,8 @@ impl Client {
                 _ => self.append(writer).await,
             },
             None => {
-                let waiting = self.oracle().partials.iter().find(|(_, p)| !p.held && self.owns(p)).map(|(id, _)| *id);
+                let waiting =
+                    self.oracle().partials.iter().find(|(_, p)| !p.held && !p.away && self.owns(p)).map(|(id, _)| *id);
                 match waiting {
                     Some(id) if self.random.chance(100) => self.discard(id).await,
                     Some(id) if self.random.chance(700) => self.resume(id).await,
@@ -265,6 +276,7 @@ impl Client {
             tried: [0].into(),
             promised: false,
             held: true,
+            away: false,
         };
         let failed_before = self.sync_failed_before().await;
         self.oracle().partials.insert(id, partial);
@@ -273,7 +285,7 @@ impl Client {
         let meta = BlobMeta { length_hint, ..BlobMeta::default() };
         match self.attempt(async move { store.create_journaled(id, meta, note(0)).await }).await {
             Some(Ok(writer)) => {
-                assert!(!failed_before, "{id} was begun after a sync had failed");
+                assert!(!refused(&failed_before, writer.volume().number), "{id} was begun after a sync had failed");
                 let mut oracle = self.oracle();
                 oracle.acknowledged += 1;
                 oracle.partials.get_mut(&id).expect("just begun").promised = true;
@@ -306,7 +318,10 @@ impl Client {
         match self.attempt(append).await {
             Some(Ok((writer, durable))) => {
                 if let Some(durable) = durable {
-                    assert!(!failed_before, "a checkpoint of {id} was acknowledged after a sync had failed");
+                    assert!(
+                        !failed_before[writer.volume().number as usize],
+                        "a checkpoint of {id} was acknowledged after a sync had failed"
+                    );
                     let mut oracle = self.oracle();
                     oracle.acknowledged += 1;
                     oracle.partials.get_mut(&id).expect("it is held").durable = durable;
@@ -359,6 +374,7 @@ impl Client {
         let bytes: Arc<[u8]> = partial.bytes[..writer.len() as usize].into();
         let failed_before = self.sync_failed_before().await;
         self.oracle().begin(&partial.key, Some(Arc::clone(&bytes)));
+        let volume = writer.volume().number;
         let sealed = match self.attempt(writer.seal()).await {
             Some(Ok(sealed)) => sealed,
             other => {
@@ -381,7 +397,7 @@ impl Client {
         let mut oracle = self.oracle();
         match put {
             Some(Ok(_)) => {
-                assert!(!failed_before, "{id} was acknowledged after a sync had failed");
+                assert!(!refused(&failed_before, volume), "{id} was acknowledged after a sync had failed");
                 oracle.acknowledge(&partial.key, Some(bytes));
                 oracle.partials.remove(&id);
             }
@@ -413,15 +429,21 @@ impl Client {
         let reason = match error {
             Error::PreconditionFailed { .. } | Error::Rejected(_) => true,
             Error::NoSpace { .. } => shared.may_be_full,
-            Error::Corrupt { .. } => shared.events.flips.load(Relaxed) > 0,
+            Error::Corrupt { .. } => shared.events.iter().any(|events| events.flips.load(Relaxed) > 0),
             Error::Degraded { .. } => {
-                shared.faulty || shared.events.failed_syncs.load(Relaxed) > shared.failed_before_boot
+                let failed = shared.events.iter().zip(&shared.failed_before_boot);
+                shared.faulty || failed.into_iter().any(|(now, before)| now.failed_syncs.load(Relaxed) > *before)
             }
             Error::Io { .. } | Error::Catalog(_) | Error::VolumeMissing { .. } => shared.faulty,
             _ => false,
         };
         assert!(reason, "an error without a reason: {error}");
     }
+}
+
+/// Nothing may be acknowledged there any more: the volume's sync failed, or the data directory's, which has the catalog.
+fn refused(failed: &[bool], volume: u32) -> bool {
+    failed[0] || failed[volume as usize]
 }
 
 /// The error says that the catalog was not changed.

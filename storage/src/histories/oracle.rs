@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, pin_mut};
 
+use super::world::Shared;
 use crate::blob::BlobReader;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
@@ -50,6 +51,17 @@ pub(super) struct Partial {
     pub(super) promised: bool,
     /// A client has it in hand.
     pub(super) held: bool,
+    /// It may be on the volume that is away.
+    pub(super) away: bool,
+}
+
+impl Promise {
+    /// The bytes of an object that cannot be read now; the catalog tells their hash.
+    fn of_hash(&self, hash: &[u8; 32]) -> Arc<[u8]> {
+        let mut states = self.maybe.iter().chain([&self.state]).flatten();
+        let state = states.find(|bytes| blake3::hash(bytes).as_bytes() == hash);
+        Arc::clone(state.expect("an object that is away is one that was stored"))
+    }
 }
 
 impl Oracle {
@@ -105,7 +117,8 @@ pub(super) fn note(length: u64) -> Vec<u8> {
 
 /// Holds the store to its promises, and takes what it found for the state from here on. No faults are injected
 /// meanwhile, so any error is one.
-pub(super) async fn judge(store: &Store, oracle: &std::sync::Mutex<Oracle>) {
+pub(super) async fn judge(store: &Store, shared: &Shared) {
+    let oracle = &*shared.oracle;
     let objects = store.list_objects("", None, 10_000).await.expect("the catalog can be read");
     let mut found: BTreeMap<String, (BlobId, State)> = BTreeMap::new();
     for object in &objects {
@@ -119,6 +132,10 @@ pub(super) async fn judge(store: &Store, oracle: &std::sync::Mutex<Oracle>) {
             Err(Error::Corrupt { .. }) if damaged => {
                 // Its bytes are beyond asking; the promise is taken for kept.
                 oracle.lock().unwrap().promise(object.key.as_str()).state.clone()
+            }
+            Err(Error::VolumeMissing { volume: 1, .. }) if shared.away => {
+                let mut oracle = oracle.lock().unwrap();
+                Some(oracle.promise(object.key.as_str()).of_hash(&object.blake3))
             }
             Err(e) => panic!("object {} cannot be read: {e}", object.key),
         };
@@ -151,10 +168,11 @@ pub(super) async fn judge(store: &Store, oracle: &std::sync::Mutex<Oracle>) {
             }
         }
     }
-    judge_partials(store, oracle, &found.values().map(|(blob, _)| *blob).collect()).await;
+    judge_partials(store, shared, &found.values().map(|(blob, _)| *blob).collect()).await;
 }
 
-async fn judge_partials(store: &Store, oracle: &std::sync::Mutex<Oracle>, committed: &BTreeSet<BlobId>) {
+async fn judge_partials(store: &Store, shared: &Shared, committed: &BTreeSet<BlobId>) {
+    let oracle = &*shared.oracle;
     let listed = store.journaled_partials().await.expect("partials can be listed");
     let known: Vec<BlobId> = oracle.lock().unwrap().partials.keys().copied().collect();
     for id in listed.iter().copied() {
@@ -171,7 +189,10 @@ async fn judge_partials(store: &Store, oracle: &std::sync::Mutex<Oracle>, commit
             continue;
         }
         let mut partial = oracle.lock().unwrap().partials[&id].clone();
-        if !partial.promised && !listed.contains(&id) {
+        // On the volume that is away, perhaps: nobody touches it in this life.
+        partial.away = shared.away && !listed.contains(&id);
+        oracle.lock().unwrap().partials.insert(id, partial.clone());
+        if partial.away || !partial.promised && !listed.contains(&id) {
             continue;
         }
         // Sealed and not committed, its file may have rotted among the blobs.
@@ -179,11 +200,12 @@ async fn judge_partials(store: &Store, oracle: &std::sync::Mutex<Oracle>, commit
         match store.resume(id).await {
             Ok(Some((writer, found))) => {
                 let length = writer.len();
+                let path = writer.volume().partial_path(id);
                 drop(writer);
                 assert!(length >= partial.durable, "{id}: {} bytes were promised, {length} are there", partial.durable);
                 assert!(partial.tried.contains(&length), "{id} resumes at {length}, which no checkpoint was");
                 assert_eq!(found, note(length), "{id} has another checkpoint's note");
-                let bytes = std::fs::read(store.volumes().first().partial_path(id)).expect("the partial is there");
+                let bytes = std::fs::read(path).expect("the partial is there");
                 assert!(bytes == partial.bytes[..length as usize], "{id} has other bytes below {length}");
                 // Whoever resumes is told this length, and may forget what came before it.
                 (partial.durable, partial.promised, partial.held) = (length, true, false);
@@ -193,6 +215,11 @@ async fn judge_partials(store: &Store, oracle: &std::sync::Mutex<Oracle>, commit
                 // Not forgotten: a power cut may bring it back.
                 oracle.lock().unwrap().partials.insert(id, partial);
                 store.discard_partial(id).await.expect("what is left of a partial can be discarded");
+            }
+            // Its volume failed while the store was opened.
+            Err(Error::Degraded { .. }) if shared.faulty => {
+                partial.away = true;
+                oracle.lock().unwrap().partials.insert(id, partial);
             }
             Ok(None) => panic!("{id} had a checkpoint at {} and does not resume", partial.durable),
             Err(e) => panic!("{id} had a checkpoint at {} and does not resume: {e}", partial.durable),

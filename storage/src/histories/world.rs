@@ -1,4 +1,4 @@
-//! One data directory, the machine under it, and the lives of the process on it.
+//! A data directory, in a third of the histories a second volume, the disks under them, and the lives of the process.
 //!
 //! [`World::boot`] is one such life: it opens a store, lets a script judge it and set clients to work, takes every step
 //! of the engine and of the catalog's threads itself, and ends it as the seed says.
@@ -13,28 +13,33 @@ use tokio::task::JoinHandle;
 
 use super::client::Client;
 use super::oracle::{Oracle, judge};
-use crate::bridge::Bridge;
+use super::side::Side;
+use crate::attach::Here;
 use crate::catalog::{self, Catalog, CommitFault};
 use crate::clock;
-use crate::engine::sim::{self, Disk, Events, Faults, Machine, Random, Stepped};
+use crate::engine::sim::trace::Trace;
+use crate::engine::sim::{Events, Faults, Random};
 use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits::CATALOG_FILE;
-use crate::lock::DirLock;
-use crate::open::{Parts, make_directories};
-use crate::room::RoomLimits;
+use crate::open::Parts;
+use crate::room::{self, RoomLimits};
 use crate::store::Store;
+use crate::volume::Volume;
 
 /// What script, clients and driver of one boot share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) oracle: Arc<Mutex<Oracle>>,
-    pub(super) events: Arc<Events>,
+    /// By volume.
+    pub(super) events: Vec<Arc<Events>>,
     /// No faults now: the store is being judged.
     calm: Arc<AtomicBool>,
     /// The clients are at work.
     busy: Arc<AtomicBool>,
-    pub(super) failed_before_boot: u64,
+    pub(super) failed_before_boot: Vec<u64>,
+    /// The second volume is not there.
+    pub(super) away: bool,
     pub(super) may_be_full: bool,
     pub(super) faulty: bool,
 }
@@ -66,10 +71,10 @@ struct Plan {
 }
 
 pub(super) struct World {
-    scratch: TempDir,
-    dir: PathBuf,
+    _scratch: TempDir,
+    /// The data directory first.
+    sides: Vec<Side>,
     boots: usize,
-    pub(super) machine: Machine,
     pub(super) random: Random,
     pub(super) oracle: Arc<Mutex<Oracle>>,
     now_ms: u64,
@@ -83,14 +88,19 @@ impl World {
             _ => tempfile::tempdir(),
         };
         let scratch = scratch.expect("a scratch directory");
-        let dir = scratch.path().join("boot-0");
-        make_directories(&dir).expect("a scratch directory");
-        let mut disk = Disk::new(&dir, &mut random);
-        if random.chance(200) {
-            disk.capacity = 20_000 + random.below(1_000_000) as u64;
-        }
-        let machine = Machine::new(disk, random.fork());
-        World { scratch, dir, boots: 0, machine, random, oracle: Arc::default(), now_ms: 1_700_000_000_000 }
+        let count = if random.chance(333) { 2 } else { 1 };
+        let sides = (0..count).map(|number| Side::new(number, scratch.path(), &mut random)).collect();
+        World { _scratch: scratch, sides, boots: 0, random, oracle: Arc::default(), now_ms: 1_700_000_000_000 }
+    }
+
+    /// What happened on each disk.
+    pub(super) fn traces(&self) -> Vec<Trace> {
+        self.sides.iter().map(|side| side.machine.trace).collect()
+    }
+
+    /// There is room from now on.
+    pub(super) fn lift_capacity(&mut self) {
+        self.sides.iter_mut().for_each(|side| side.machine.disk.capacity = u64::MAX);
     }
 
     fn plan(&mut self, last: bool) -> Plan {
@@ -127,18 +137,22 @@ impl World {
     /// One life of the process, and what ends it.
     pub(super) fn boot(&mut self, last: bool) {
         let plan = self.plan(last);
-        self.oracle.lock().unwrap().unlinks_failed |= plan.faults.io > 0;
+        self.plug(last);
+        {
+            let mut oracle = self.oracle.lock().unwrap();
+            // A volume that was away keeps what was removed meanwhile.
+            oracle.unlinks_failed |= plan.faults.io > 0 || self.sides.iter().any(|side| side.away);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let engine = Stepped::default();
-        let (mut writer, mut reader, parts) = self.parts(&engine);
-        self.machine.attach(engine.intake());
+        let (mut writer, mut reader, parts) = self.parts();
         let shared = Shared {
             oracle: Arc::clone(&self.oracle),
-            events: Arc::clone(&self.machine.events),
+            events: self.sides.iter().map(|side| Arc::clone(&side.machine.events)).collect(),
             calm: Arc::new(AtomicBool::new(plan.last || self.random.chance(700))),
             busy: Arc::new(AtomicBool::new(plan.from_the_start)),
-            failed_before_boot: self.machine.events.failed_syncs.load(Relaxed),
-            may_be_full: self.machine.disk.capacity < u64::MAX
+            failed_before_boot: self.sides.iter().map(Side::failed_syncs).collect(),
+            away: self.sides.iter().any(|side| side.away),
+            may_be_full: self.sides.iter().any(|side| side.machine.disk.capacity < u64::MAX)
                 || plan.faults.sync_no_space > 0
                 || plan.commit_faults > 0,
             faulty: plan.faults.io > 0 || plan.faults.sync > 0 || plan.commit_faults > 0,
@@ -152,62 +166,67 @@ impl World {
         if end == End::Closed {
             drop((runtime, reader));
             writer.end();
-            self.machine.detach();
-            self.machine.disk.written_behind_our_back(&self.dir.join("LOCK"));
+            for side in self.sides.iter_mut().filter(|side| !side.away) {
+                side.detach();
+                side.machine.disk.written_behind_our_back(&side.dir.join("LOCK"));
+            }
             if last {
                 return;
             }
-            if self.random.chance(500) || self.machine.disk.poisoned {
-                let catalog = catalog_files(&self.dir);
+            if self.random.chance(500) || self.is_poisoned() {
+                let catalog = catalog_files(&self.sides[0].dir);
                 self.cut(catalog);
             }
             return;
         }
         // The process dies; a commit may be under way.
-        let cut = self.random.chance(600) || self.machine.disk.poisoned;
-        let before = catalog_files(&self.dir);
+        let cut = self.random.chance(600) || self.is_poisoned();
+        let before = catalog_files(&self.sides[0].dir);
         let mut catalog = before.clone();
         if writer.has_work() && self.random.chance(300) {
             writer.turn();
-            catalog = catalog_files(&self.dir);
+            catalog = catalog_files(&self.sides[0].dir);
             if cut {
                 tear(&before, &mut catalog, &mut self.random);
             }
         }
         drop((runtime, writer, reader));
-        self.machine.faults = Faults::default();
-        self.machine.detach();
+        self.sides.iter_mut().for_each(Side::detach);
         if cut {
             self.cut(catalog);
         } else {
-            put_back(&self.dir, &catalog);
+            put_back(&self.sides[0].dir, &catalog);
         }
     }
 
+    /// The second volume may be taken away for the coming life, once the store knows it, and is back for the last.
+    fn plug(&mut self, last: bool) {
+        let known = self.boots > 0;
+        self.boots += 1;
+        for side in self.sides.iter_mut().skip(1) {
+            let leaves = known && !last && self.random.chance(300);
+            if leaves && !side.away {
+                side.take_away(&mut self.random);
+            }
+            side.away = leaves;
+        }
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.sides.iter().any(|side| side.machine.disk.poisoned)
+    }
+
     /// What opening a store makes of the directory, with the threads left out.
-    fn parts(&mut self, engine: &Stepped) -> (catalog::Writer, catalog::Reader, Parts) {
+    fn parts(&mut self) -> (catalog::Writer, catalog::Reader, Parts) {
         clock::held::set(Some(self.now_ms));
-        make_directories(&self.dir).expect("the directories are there");
-        let locked = DirLock::take(&self.dir).expect("the lock is free");
-        self.machine.disk.adopt(&self.dir.join("LOCK"));
-        let health = Health::new(0, self.dir.clone());
+        let Here { locked, bridge } = self.sides[0].here();
+        let dir = self.sides[0].dir.clone();
+        let health = Health::new(0, dir.clone());
         let (catalog, writer, reader) =
-            Catalog::parts(&self.dir.join(CATALOG_FILE), &[], health.clone()).expect("the catalog opens");
-        let bridge = Bridge::over(engine, sim::info()).expect("the engine starts");
-        (
-            writer,
-            reader,
-            Parts {
-                dir: self.dir.clone(),
-                id: BlobId::new(),
-                locked,
-                catalog,
-                bridge,
-                health,
-                limits: RoomLimits::default(),
-                extras: Vec::new(),
-            },
-        )
+            Catalog::parts(&dir.join(CATALOG_FILE), &[], health.clone()).expect("the catalog opens");
+        let extras = self.sides.iter_mut().skip(1).map(Side::extra).collect();
+        let (id, limits) = (BlobId::new(), RoomLimits::default());
+        (writer, reader, Parts { dir, id, locked, catalog, bridge, health, limits, extras })
     }
 
     /// Takes steps until the script ends, or the boot's time is up.
@@ -231,8 +250,11 @@ impl World {
                 return None;
             }
             let calm = shared.calm.load(Relaxed);
-            self.machine.faults = if calm { Faults::default() } else { plan.faults };
-            let in_flight = self.machine.in_flight();
+            let mut in_flight = 0;
+            for side in self.sides.iter_mut().filter(|side| !side.away) {
+                side.machine.faults = if calm { Faults::default() } else { plan.faults };
+                in_flight += side.machine.in_flight();
+            }
             match self.random.below((in_flight + 2).max(2)) {
                 0 if writer.has_work() => {
                     if !calm && self.random.chance(plan.commit_faults) {
@@ -242,7 +264,7 @@ impl World {
                     writer.fault = None;
                 }
                 1 if reader.has_work() => drop(reader.turn()),
-                _ if in_flight > 0 => drop(self.machine.step()),
+                _ if in_flight > 0 => self.step(in_flight),
                 _ if writer.has_work() || reader.has_work() => continue,
                 _ => {
                     idle += 1;
@@ -258,46 +280,62 @@ impl World {
         }
     }
 
+    /// Completes one of the operations in flight, whichever.
+    fn step(&mut self, in_flight: usize) {
+        let mut which = self.random.below(in_flight);
+        for side in self.sides.iter_mut().filter(|side| !side.away) {
+            match which.checked_sub(side.machine.in_flight()) {
+                Some(rest) => which = rest,
+                None => {
+                    side.machine.step();
+                    return;
+                }
+            }
+        }
+    }
+
     fn commit_fault(&mut self) -> CommitFault {
         if self.random.chance(500) {
             return CommitFault::Full;
         }
-        self.machine.events.failed_syncs.fetch_add(1, Relaxed);
+        self.sides[0].machine.events.failed_syncs.fetch_add(1, Relaxed);
         CommitFault::SyncFailed { found_later: self.random.chance(500) }
     }
 
     fn cut(&mut self, catalog: Files) {
-        self.boots += 1;
-        let to = self.scratch.path().join(format!("boot-{}", self.boots));
-        fs::create_dir(&to).expect("a scratch directory");
-        self.machine.disk.cut(&to, &mut self.random);
-        put_back(&to, &catalog);
-        self.dir = to;
+        for side in self.sides.iter_mut().filter(|side| !side.away) {
+            side.cut(&mut self.random);
+        }
+        put_back(&self.sides[0].dir, &catalog);
     }
 
     /// Between two boots a bit may rot.
     pub(super) fn rot(&mut self) {
-        let blobs = files_below(&self.dir.join("blobs"));
+        let at = self.random.below(self.sides.len());
+        let side = &mut self.sides[at];
+        let blobs = files_below(&side.dir.join("blobs"));
         if blobs.is_empty() {
             return;
         }
         let path = &blobs[self.random.below(blobs.len())];
-        self.machine.disk.flip(path, &mut self.random);
+        side.machine.disk.flip(path, &mut self.random);
         let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
         self.oracle.lock().unwrap().damaged.extend::<Option<BlobId>>(id);
     }
 
     /// After a boot left in peace: nothing lies about.
     pub(super) fn check_tidiness(&self) {
-        let partials = files_below(&self.dir.join("partial"));
+        let below = |folder: &str| -> Vec<PathBuf> {
+            self.sides.iter().flat_map(|side| files_below(&side.dir.join(folder))).collect()
+        };
+        let partials = below("partial");
         assert!(partials.is_empty(), "partials lie about: {partials:?}");
         let oracle = self.oracle.lock().unwrap();
         let is_object = |path: &PathBuf| {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             name.parse().is_ok_and(|id| oracle.objects.contains(&id))
         };
-        let orphans: Vec<PathBuf> =
-            files_below(&self.dir.join("blobs")).into_iter().filter(|p| !is_object(p)).collect();
+        let orphans: Vec<PathBuf> = below("blobs").into_iter().filter(|path| !is_object(path)).collect();
         assert!(orphans.is_empty(), "blobs without an object lie about: {orphans:?}");
     }
 }
@@ -330,15 +368,19 @@ async fn script(parts: Parts, shared: Shared, script: Script, mut random: Random
             return End::Abandoned;
         }
     };
-    if random.chance(500) {
-        // All reads through the engine.
-        store.volumes().first().map_budget.forget_permits(usize::MAX >> 4);
+    let hot = random.chance(500);
+    for volume in store.volumes().iter() {
+        pretend_room(volume, &mut random);
+        if !hot {
+            // All reads through the engine.
+            volume.map_budget.forget_permits(usize::MAX >> 4);
+        }
     }
     let (alone_max, round_min) = script.syncs;
     // With no place for a sync alone, one caller must be enough for a round.
     store.volumes().first().group_sync.tune(alone_max, if alone_max == 0 { 1 } else { round_min });
     shared.calm.store(true, Relaxed);
-    judge(&store, &shared.oracle).await;
+    judge(&store, &shared).await;
     if script.last {
         give_up_partials(&store, &shared).await;
         store.close().await.expect("a store left in peace closes");
@@ -372,6 +414,11 @@ async fn script(parts: Parts, shared: Shared, script: Script, mut random: Random
             End::Closed
         }
     }
+}
+
+/// Where the next blob goes is the seed's choice, not the real disk's.
+pub(super) fn pretend_room(volume: &Volume, random: &mut Random) {
+    volume.room.pretend(room::Disk { size: 1 << 40, free: (100 + random.below(900) as u64) << 30 });
 }
 
 async fn give_up_partials(store: &Store, shared: &Shared) {
