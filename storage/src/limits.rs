@@ -83,6 +83,8 @@ pub const SYNC_ROUND_FILE_BYTES_MAX: u64 = BATCH_BYTES_MAX as u64;
 pub const SYNC_VOLUME_DIRTY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub const RING_ENTRIES: u32 = 256;
 pub const RING_COMPLETIONS: u32 = 1024;
+/// The ring of the reads: an entry for every slot of their lane.
+pub const READ_RING_ENTRIES: u32 = READS_IN_FLIGHT_MAX as u32;
 
 /// Volumes of one store, the data directory among them: each has a reactor and budgets of its own.
 pub const VOLUMES_MAX: usize = 8;

@@ -4,7 +4,7 @@
 //! else. It ends when every lane has said `Stop`. `uring` is the default; `threads` is for where
 //! io_uring is refused (containers, seccomp, old kernels); `sim`, in tests only, is a disk that loses what it may lose.
 //!
-//! Only `uring.rs` names tokio-uring.
+//! Only `uring.rs` names tokio-uring; the ring of the reads beside it is io-uring alone.
 
 #[cfg(test)]
 pub(crate) mod sim;

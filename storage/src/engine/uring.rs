@@ -3,14 +3,17 @@
 //! The thread runs a tokio-uring runtime (a current-thread tokio runtime that flushes the
 //! submission queue when it parks, and watches the ring through epoll). Its main task drains the
 //! lanes, spawns one local task for each command, and sleeps on the doorbell; going to sleep parks
-//! the thread, which submits the whole batch in one `io_uring_enter`. It never spins and never
+//! the thread, which submits the whole batch in one `io_uring_enter`. Reads, which are many and
+//! small, have a ring of their own on the same thread (`uring/reads.rs`). It never spins and never
 //! makes a call that can wait for a disk: closing a file, which may free its blocks, goes through
 //! the ring too, and the two operations without an opcode (truncate, list) to a helper thread.
 //!
 //! Operations are built with tokio-uring's escape hatch, [`UnsubmittedOneshot`], which keeps what
 //! the kernel reads or writes (the buffer, the path, the file) until the completion even if the
-//! task is dropped. The ring is plain: `DEFER_TASKRUN` would never see a completion under
+//! task is dropped. Its ring is plain: `DEFER_TASKRUN` would never see a completion under
 //! tokio-uring 0.5.
+
+mod reads;
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -28,6 +31,7 @@ use io_uring::{cqueue, opcode, squeue, types};
 use tokio::sync::Notify;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
+use self::reads::{Read, Reads};
 use super::whole::sync_volume_blocking;
 use super::{
     DIRECTORY_MODE, Engine, EngineThread, FILE_MODE, Step, Transfer, list_blocking, open_flags, transient, unless,
@@ -49,13 +53,19 @@ impl Engine for Uring {
             ring.setup_cqsize(limits::RING_COMPLETIONS);
             let mut builder = tokio_uring::builder();
             builder.entries(limits::RING_ENTRIES).uring_builder(&ring);
-            match tokio_uring::Runtime::new(&builder) {
-                Ok(runtime) => {
-                    let _ = ready.send(Ok(()));
-                    runtime.block_on(run(intake));
+            let runtime = match tokio_uring::Runtime::new(&builder) {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(ready.send(Err(e))),
+            };
+            runtime.block_on(async {
+                match Reads::new() {
+                    Ok(reads) => {
+                        let _ = ready.send(Ok(()));
+                        run(intake, reads).await;
+                    }
+                    Err(e) => drop(ready.send(Err(e))),
                 }
-                Err(e) => drop(ready.send(Err(e))),
-            }
+            });
         };
         let thread =
             thread::Builder::new().name("reel-reactor".into()).stack_size(limits::THREAD_STACK_BYTES).spawn(reactor)?;
@@ -93,6 +103,8 @@ pub(super) fn probe() -> Result<(), String> {
     // SAFETY: `byte` and `zero` live past `submit_and_wait`, which returns after the completion.
     unsafe { ring.submission().push(&read) }.map_err(|e| e.to_string())?;
     ring.submit_and_wait(1).map_err(|e| format!("io_uring_enter: {e}"))?;
+    let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("eventfd: {e}"))?;
+    ring.submitter().register_eventfd(bell.as_raw_fd()).map_err(|e| format!("io_uring_register: {e}"))?;
     match ring.completion().next().map(|cqe| cqe.result()) {
         Some(1) if byte == [0] => Ok(()),
         other => Err(format!("a read through io_uring returned {other:?}")),
@@ -108,11 +120,11 @@ struct InFlight {
     idle: Notify,
 }
 
-async fn run(intake: Intake) {
+async fn run(intake: Intake, mut reads: Reads) {
     let in_flight = Rc::new(InFlight::default());
     let Intake { lanes, doorbell, counters } = intake;
     let mut stopped = [false; crate::bridge::LANES];
-    while stopped.contains(&false) {
+    while stopped.contains(&false) || !reads.is_idle() {
         let mut batch = 0;
         for (lane, stopped) in lanes.iter().zip(&mut stopped) {
             // Bounded: a lane has no more commands than slots, and a slot comes back only after
@@ -121,7 +133,13 @@ async fn run(intake: Intake) {
                 match lane.try_recv() {
                     Ok(Message::Run(command)) => {
                         batch += 1;
-                        spawn(*command, &in_flight);
+                        match *command {
+                            Command { op: Op::Read { file, buffer, offset, len, reply }, ticket } => {
+                                let progress = Transfer::new(len);
+                                reads.push(Read { file, buffer, offset, progress, reply, ticket });
+                            }
+                            other => spawn(execute(other), &in_flight),
+                        }
                     }
                     Ok(Message::Stop) | Err(TryRecvError::Disconnected) => *stopped = true,
                     Err(TryRecvError::Empty) => break,
@@ -134,17 +152,30 @@ async fn run(intake: Intake) {
         if batch > 0 {
             counters.batch(batch);
         }
-        let work = || lanes.iter().zip(&stopped).any(|(lane, stopped)| !stopped && !lane.is_empty());
-        if !stopped.contains(&false) {
-            break;
+        let completed = reads.turn();
+        for file in reads.closing.drain(..) {
+            spawn(close(file), &in_flight);
         }
-        // tokio-uring flushes the submission queue as the thread parks and ignores a failure to do
-        // so (the kernel short of memory, say). While operations are in flight, park at least once
-        // a second, so that such a flush is repeated; an idle reactor sleeps without a timer.
-        if in_flight.count.get() > 0 {
-            let _ = tokio::time::timeout(FLUSH_AGAIN_AFTER, doorbell.sleep_unless(work)).await;
+        let all_stopped = !stopped.contains(&false);
+        // Callers that were answered are about to come back; and nobody else waits for this thread to park.
+        if (completed > 0 && in_flight.count.get() == 0) || (all_stopped && reads.is_idle()) {
+            continue;
+        }
+        let work = || lanes.iter().zip(&stopped).any(|(lane, stopped)| !stopped && !lane.is_empty());
+        // Both rings may hold what a failed flush left behind (the kernel was short of memory, say). While operations
+        // are in flight the thread wakes at least once a second and tries again; an idle reactor sleeps without a timer.
+        let again = if reads.has_paused() {
+            Some(reads::RETRY_AFTER)
+        } else if in_flight.count.get() > 0 || !reads.is_idle() {
+            Some(FLUSH_AGAIN_AFTER)
         } else {
-            doorbell.sleep_unless(work).await;
+            None
+        };
+        tokio::select! {
+            biased;
+            () = doorbell.sleep_unless(work) => {}
+            () = reads.ready() => {}
+            () = pause(again) => reads.resume(),
         }
     }
     while in_flight.count.get() > 0 {
@@ -152,11 +183,11 @@ async fn run(intake: Intake) {
     }
 }
 
-fn spawn(command: Command, in_flight: &Rc<InFlight>) {
+fn spawn(operation: impl Future<Output = ()> + 'static, in_flight: &Rc<InFlight>) {
     in_flight.count.set(in_flight.count.get() + 1);
     let in_flight = Rc::clone(in_flight);
     tokio_uring::spawn(async move {
-        execute(command).await;
+        operation.await;
         in_flight.count.set(in_flight.count.get() - 1);
         if in_flight.count.get() == 0 {
             in_flight.idle.notify_one();
@@ -166,12 +197,7 @@ fn spawn(command: Command, in_flight: &Rc<InFlight>) {
 
 async fn execute(Command { op, ticket }: Command) {
     match op {
-        Op::Read { file, buffer, offset, len, reply } => {
-            let (result, file) = read(file, buffer, offset, len).await;
-            let result = result.map_err(|e| Error::io("read", &file.path, e));
-            release(file).await;
-            ticket.finish(reply, result);
-        }
+        Op::Read { .. } => unreachable!("reads have a ring of their own"),
         Op::Write { file, buffer, offset, reply } => {
             let (result, file) = write(file, buffer, offset).await;
             let result = result.map_err(|e| Error::io("write", &file.path, e));
@@ -250,30 +276,6 @@ async fn execute(Command { op, ticket }: Command) {
     }
 }
 
-async fn read(file: Arc<NamedFile>, buffer: Buffer, offset: u64, len: usize) -> (io::Result<Buffer>, Arc<NamedFile>) {
-    let mut progress = Transfer::new(len);
-    let mut owned = (file, buffer);
-    loop {
-        let rest = &mut owned.1.spare()[progress.done..len];
-        // The kernel takes at most 2 GiB at once; buffers are far smaller.
-        let sqe = opcode::Read::new(types::Fd(owned.0.file.as_raw_fd()), rest.as_mut_ptr(), rest.len() as u32)
-            .offset(offset + progress.done as u64)
-            .build();
-        let result;
-        (result, owned) = submit(owned, sqe).await;
-        match progress.step(result.map(|n| n as usize), Step::Complete) {
-            Step::Again => {}
-            Step::Pause => pause().await,
-            Step::Complete => {
-                let (file, mut buffer) = owned;
-                buffer.set_len(progress.done);
-                return (Ok(buffer), file);
-            }
-            Step::Failed(e) => return (Err(e), owned.0),
-        }
-    }
-}
-
 async fn write(file: Arc<NamedFile>, buffer: Buffer, offset: u64) -> (io::Result<()>, Arc<NamedFile>) {
     let mut progress = Transfer::new(buffer.len());
     let mut owned = (file, buffer);
@@ -286,7 +288,7 @@ async fn write(file: Arc<NamedFile>, buffer: Buffer, offset: u64) -> (io::Result
         (result, owned) = submit(owned, sqe).await;
         match progress.step(result.map(|n| n as usize), write_zero()) {
             Step::Again => {}
-            Step::Pause => pause().await,
+            Step::Pause => pause(Some(reads::RETRY_AFTER)).await,
             Step::Complete => return (Ok(()), owned.0),
             Step::Failed(e) => return (Err(e), owned.0),
         }
@@ -370,14 +372,18 @@ where
         };
         match transient(error, &mut retries) {
             Step::Failed(e) => return Err(e),
-            Step::Pause => pause().await,
+            Step::Pause => pause(Some(reads::RETRY_AFTER)).await,
             Step::Again | Step::Complete => {}
         }
     }
 }
 
-async fn pause() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
+/// Sleeps, without a time for ever.
+async fn pause(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn fd(file: &NamedFile) -> types::Fd {
