@@ -34,6 +34,11 @@ pub enum Error {
     #[error("{} is corrupt: {detail}", path.display())]
     Corrupt { path: PathBuf, detail: String },
 
+    /// Found damaged earlier, and refused since.
+    #[error("{} is quarantined, its bytes on the disk are not those that were stored: {detail}. Store it again, or put {} back \
+             from a back-up and run `reelring scrub --quarantined`, or delete it", object(key, *blob), path.display())]
+    Quarantined { blob: BlobId, key: Option<String>, path: PathBuf, detail: String },
+
     /// A sync failed earlier, or the device refused a write: nothing more is promised durable there.
     #[error(
         "volume {volume} ({}) is degraded and takes no writes, reads go on: {reason}; look at the kernel's log (dmesg) and \
@@ -150,6 +155,13 @@ fn no_space(op: &str, path: &Path, room: Option<&NoRoom>) -> String {
         None => {
             format!("no space left on the volume to {op} {}: delete something or use a larger volume", path.display())
         }
+    }
+}
+
+fn object(key: &Option<String>, blob: BlobId) -> String {
+    match key {
+        Some(key) => format!("object {key} (blob {blob})"),
+        None => format!("blob {blob}"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every bound of the storage crate, in one place, with the reason for its size.
 
+use std::time::Duration;
+
 /// Bytes covered by one block checksum, and the unit in which cold reads are made.
 pub const BLOCK_BYTES: usize = 256 * 1024;
 
@@ -118,6 +120,32 @@ pub const CATALOG_BATCH_MAX: usize = 64;
 /// Page cache of each catalog connection.
 pub const CATALOG_CACHE_KIB: i64 = 1024;
 pub const CATALOG_FILE: &str = "catalog.sqlite";
+
+/// Damaged blobs that are remembered one by one. Past it a disk is beyond lists; its blocks are refused as they are read.
+pub const QUARANTINED_MAX: usize = 100_000;
+/// What is kept of the reason.
+pub const QUARANTINE_DETAIL_BYTES_MAX: usize = 1024;
+
+/// One read of the scrub, and the memory it has for them.
+pub const SCRUB_READ_BYTES: usize = 512 * 1024;
+pub const SCRUB_BUDGET_BYTES: usize = 4 * SCRUB_READ_BYTES;
+/// The scrub steps aside while the engine has this much in flight, for a while at most.
+pub const SCRUB_YIELDS_ABOVE: usize = 16;
+pub const SCRUB_STEP_ASIDE: Duration = Duration::from_millis(5);
+pub const SCRUB_STEPS_ASIDE_MAX: usize = 40;
+/// How much of a pause it may catch up on.
+pub const SCRUB_BURST: Duration = Duration::from_millis(250);
+/// Rows and names taken in one request.
+pub const SCRUB_PAGE_ROWS: usize = 256;
+pub const SCRUB_COUNT_ROWS: usize = 8192;
+/// How often its place is noted.
+pub const SCRUB_NOTE_EVERY_MS: u64 = 5_000;
+/// What is told by name of blobs that could not be read, and of files that no row names.
+pub const SCRUB_UNREADABLE_TOLD: usize = 100;
+pub const SCRUB_STRAYS_TOLD: usize = 100;
+/// A node scrubs this long after its start at the earliest, and looks this often whether a scrub is due.
+pub const SCRUB_GRACE: Duration = Duration::from_secs(60);
+pub const SCRUB_LOOK_EVERY: Duration = Duration::from_secs(600);
 
 /// Rows of one listing.
 pub const LIST_MAX: usize = 10_000;

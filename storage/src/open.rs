@@ -18,8 +18,10 @@ use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits::CATALOG_FILE;
 use crate::lock::{DirLock, Locked};
+use crate::quarantine;
 use crate::room::{Room, RoomLimits};
 use crate::sabotage::{self, Sabotage};
+use crate::scrub::Scrub;
 use crate::store::{Inner, Store, StoreOptions};
 use crate::sweep;
 use crate::volume::{Volume, VolumeParts};
@@ -105,6 +107,9 @@ impl Store {
         let run = BlobId::new();
         let last = take_over(&taken, &catalog, rows, run).await?;
         for Taken { volume, clean, runs } in &taken {
+            let number = volume.number;
+            let damaged = catalog.read(move |connection| quarantine::load(connection, number)).await?;
+            volume.quarantine.keep(Arc::downgrade(volume), catalog.clone(), damaged);
             let swept = volume.number == 0
                 || last.run.is_some_and(|last| runs.contains(&last))
                 || sabotage::is(Sabotage::ReturnTrusted);
@@ -124,6 +129,7 @@ impl Store {
             volumes: Volumes::new(present, absent),
             catalog,
             open_blobs: Mutex::default(),
+            scrub: Scrub::default(),
             run,
             closed: AtomicBool::new(false),
         };

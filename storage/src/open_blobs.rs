@@ -22,7 +22,8 @@ pub(crate) struct OpenBlobs {
 impl Store {
     pub async fn open_blob(&self, id: BlobId) -> Result<BlobReader> {
         self.check_open()?;
-        if let Some(reader) = self.open_blobs(|open| open.get(id)) {
+        self.inner.volumes.iter().try_for_each(|volume| volume.quarantine.check(volume, id))?;
+        if let Some(reader) = self.open_blobs(|open| open.get(id)).filter(|reader| !reader.is_refused()) {
             return Ok(reader);
         }
         let volume = self.volume_with(id).await?;

@@ -15,7 +15,7 @@
 use std::io::IoSliceMut;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
@@ -26,17 +26,21 @@ use crate::blob::format::{Footer, block_range};
 use crate::bridge::{NamedFile, Pending};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
+use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, SMALL_READ_BYTES};
 use crate::volume::{PAGE_BYTES, Volume};
 
 /// A blob file open for reading.
 pub(crate) struct OpenBlob {
     pub(crate) volume: Arc<Volume>,
+    id: BlobId,
     /// Taken only by `Drop`.
     file: Option<Arc<NamedFile>>,
     pub(crate) footer: Footer,
     /// One bit for each block, set once it matched its checksum.
     verified: Box<[AtomicU64]>,
+    /// A block did not match: nothing more is read of it.
+    refused: AtomicBool,
 }
 
 /// A mapped part of a blob.
@@ -69,14 +73,33 @@ pub(crate) struct ColdRead {
 }
 
 impl OpenBlob {
-    pub(crate) fn new(volume: Arc<Volume>, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
+    pub(crate) fn new(volume: Arc<Volume>, id: BlobId, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
         let words = footer.block_crcs.len().div_ceil(64);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
-        OpenBlob { volume, file: Some(file), footer, verified }
+        OpenBlob { volume, id, file: Some(file), footer, verified, refused: AtomicBool::new(false) }
     }
 
     pub(crate) fn file(&self) -> &Arc<NamedFile> {
         self.file.as_ref().expect("taken only by drop")
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    fn check(&self) -> Result<()> {
+        if !self.is_refused() {
+            return Ok(());
+        }
+        // Released in the meantime it can be opened again; what is open does not know how far it is whole.
+        self.volume.quarantine.check(&self.volume, self.id)?;
+        Err(Error::corrupt(&self.file().path, "a block did not match its checksum; open it again"))
+    }
+
+    fn corrupt(&self, detail: String) -> Error {
+        self.refused.store(true, Relaxed);
+        self.volume.quarantine.report(self.id, &detail);
+        Error::corrupt(&self.file().path, detail)
     }
 
     /// The range from the page cache, or `None` when it is not (wholly) there. `window` is used if
@@ -87,6 +110,7 @@ impl OpenBlob {
         window: &mut Option<Arc<Window>>,
         ahead: u64,
     ) -> Result<Option<Bytes>> {
+        self.check()?;
         let blocks = self.whole_blocks(range);
         let needed = if self.is_verified(&blocks) {
             if range.end - range.start <= SMALL_READ_BYTES as u64
@@ -123,6 +147,7 @@ impl OpenBlob {
 
     /// Reads through the engine.
     pub(crate) async fn cold(&self, range: &Range<u64>) -> Result<Bytes> {
+        self.check()?;
         let blocks = self.whole_blocks(range);
         let len = (blocks.end - blocks.start) as usize;
         let buffer = self.volume.read_pool.take(len).await;
@@ -148,7 +173,7 @@ impl OpenBlob {
     fn accept(&self, buffer: Buffer, blocks: &Range<u64>, range: &Range<u64>) -> Result<Bytes> {
         if (buffer.len() as u64) < blocks.end - blocks.start {
             let detail = format!("the file ends at {}, before its footer's length", blocks.start + buffer.len() as u64);
-            return Err(Error::corrupt(&self.file().path, detail));
+            return Err(self.corrupt(detail));
         }
         let data = buffer.as_slice();
         let within = |r: &Range<u64>| (r.start - blocks.start) as usize..(r.end - blocks.start) as usize;
@@ -171,7 +196,7 @@ impl OpenBlob {
                     "bytes {}..{} have crc32c {found:08x}, the footer says {expected:08x}",
                     range.start, range.end
                 );
-                return Err(Error::corrupt(&self.file().path, detail));
+                return Err(self.corrupt(detail));
             }
             word.fetch_or(bit, Relaxed);
         }

@@ -97,6 +97,9 @@ pub struct StoreStats {
     pub degraded: bool,
     /// Something can be stored, as far as health goes.
     pub takes_writes: bool,
+    /// Blobs found damaged and refused since, and blocks (and footers) that did not match in this process.
+    pub quarantined_blobs: u64,
+    pub corrupt_blocks_total: u64,
     /// Reads answered from the page cache, and through the engine.
     pub reads_mmap_total: u64,
     pub reads_reactor_total: u64,
@@ -223,6 +226,8 @@ impl Store {
             volume_bytes: of_volumes.iter().filter_map(|volume| volume.bytes).sum(),
             degraded: volumes.iter().any(|volume| volume.health.is_degraded()),
             takes_writes: volumes.take_writes(),
+            quarantined_blobs: sum(|volume| volume.quarantine.count()),
+            corrupt_blocks_total: sum(|volume| volume.quarantine.corrupt_blocks()),
             reads_mmap_total: sum(|volume| volume.reads_hot.load(Relaxed)),
             reads_reactor_total: sum(|volume| volume.reads_cold.load(Relaxed)),
             buffer_bytes: sum(|volume| (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64),

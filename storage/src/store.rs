@@ -25,6 +25,7 @@ use crate::key::Key;
 use crate::limits::LIST_MAX;
 use crate::open_blobs::OpenBlobs;
 use crate::room::RoomLimits;
+use crate::scrub::Scrub;
 use crate::volume::Volume;
 use crate::volumes::Volumes;
 
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) volumes: Volumes,
     pub(crate) catalog: Catalog,
     pub(crate) open_blobs: Mutex<OpenBlobs>,
+    pub(crate) scrub: Scrub,
     pub(crate) run: BlobId,
     pub(crate) closed: AtomicBool,
 }
@@ -75,7 +77,6 @@ impl Store {
         &self.inner.catalog
     }
 
-    #[cfg(test)]
     pub(crate) fn volumes(&self) -> &Volumes {
         &self.inner.volumes
     }
@@ -224,6 +225,7 @@ impl Store {
             return Ok(());
         }
         let Inner { volumes, catalog, .. } = &*self.inner;
+        self.inner.scrub.end().await;
         // The first one first: commits and removals, which reach into all of them, are its work.
         for volume in volumes.iter() {
             volume.settle().await;
@@ -251,6 +253,10 @@ impl Store {
         if self.inner.closed.load(Acquire) { Err(Error::Closed) } else { Ok(()) }
     }
 
+    pub(crate) async fn has_blob(&self, id: BlobId) -> Result<bool> {
+        Ok(self.volume_of(id).await?.is_some())
+    }
+
     /// The number of the volume that a committed blob is on.
     pub(crate) async fn volume_of(&self, id: BlobId) -> Result<Option<u32>> {
         self.inner.catalog.read(move |connection| volumes::of_blob(connection, id)).await
@@ -272,6 +278,7 @@ impl Store {
             let paths: Vec<PathBuf> = of_it().map(|blob| volume.blob_path(blob.id)).collect();
             volume.remove_files(&paths).await;
             of_it().for_each(|blob| volume.room.removed(blob.length));
+            volume.quarantine.forget(of_it().map(|blob| blob.id));
         }
         for blob in forgotten {
             drop(self.open_blobs(|open| open.take(blob.id)));

@@ -24,6 +24,7 @@ use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
 use crate::lock::DirLock;
+use crate::quarantine::Quarantine;
 use crate::room::Room;
 use crate::sabotage::{self, Sabotage};
 
@@ -46,6 +47,8 @@ pub(crate) struct Volume {
     pub(crate) map_budget: Arc<Semaphore>,
     pub(crate) reads_hot: AtomicU64,
     pub(crate) reads_cold: AtomicU64,
+    /// Blobs found damaged.
+    pub(crate) quarantine: Quarantine,
     /// Some file could not be removed, or was dropped after the close.
     debris: AtomicBool,
     /// Directories below `blobs/` that lost a name since they were synced.
@@ -99,6 +102,7 @@ impl Volume {
             map_budget: Arc::new(Semaphore::new(budget(limits::MAP_BUDGET_BYTES) / PAGE_BYTES)),
             reads_hot: AtomicU64::new(0),
             reads_cold: AtomicU64::new(0),
+            quarantine: Quarantine::default(),
             debris: AtomicBool::new(false),
             health,
             removals: Mutex::default(),

@@ -62,16 +62,15 @@ async fn a_reopened_store_reads_from_the_disk_and_verifies() {
 #[tokio::test]
 async fn a_flipped_byte_is_never_served() {
     for engine in engines() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(dir.path(), engine).await;
-        let data = pattern(700_000);
-        let record = put(&store, &Key::parse("k").unwrap(), &data).await.record;
-        store.close().await.unwrap();
-        let path = files_below(&dir.path().join("blobs")).pop().unwrap();
-        common::flip_byte(&path, 300_000);
-
         // Hot (the flip went through the page cache), then cold.
         for evict in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = open(dir.path(), engine).await;
+            let data = pattern(700_000);
+            let record = put(&store, &Key::parse("k").unwrap(), &data).await.record;
+            store.close().await.unwrap();
+            let path = files_below(&dir.path().join("blobs")).pop().unwrap();
+            common::flip_byte(&path, 300_000);
             if evict {
                 common::evict_from_page_cache(dir.path());
             }
@@ -86,7 +85,7 @@ async fn a_flipped_byte_is_never_served() {
             while let Some(chunk) = stream.next().await {
                 match chunk {
                     Ok(chunk) => served.extend_from_slice(&chunk),
-                    Err(e) => failed = matches!(e, Error::Corrupt { .. }),
+                    Err(e) => failed = matches!(e, Error::Quarantined { .. }),
                 }
             }
             assert!(failed && data.starts_with(&served));
@@ -97,13 +96,13 @@ async fn a_flipped_byte_is_never_served() {
 
 #[tokio::test]
 async fn a_damaged_footer_is_a_clear_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), EngineChoice::Auto).await;
-    let record = put(&store, &Key::parse("k").unwrap(), &pattern(1000)).await.record;
-    store.close().await.unwrap();
-    let path = files_below(&dir.path().join("blobs")).pop().unwrap();
-    let whole = std::fs::read(&path).unwrap();
     for damage in ["truncated", "flipped", "empty"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), EngineChoice::Auto).await;
+        let record = put(&store, &Key::parse("k").unwrap(), &pattern(1000)).await.record;
+        store.close().await.unwrap();
+        let path = files_below(&dir.path().join("blobs")).pop().unwrap();
+        let whole = std::fs::read(&path).unwrap();
         let mut bytes = whole.clone();
         match damage {
             "truncated" => bytes.truncate(whole.len() - 1),
@@ -114,6 +113,8 @@ async fn a_damaged_footer_is_a_clear_error() {
         let store = open(dir.path(), EngineChoice::Auto).await;
         let error = store.open_blob(record.blob).await.err().expect("a damaged footer was accepted");
         assert!(matches!(error, Error::Corrupt { .. }), "{damage}: {error}");
+        let error = store.open_blob(record.blob).await.err().expect("a damaged blob was opened");
+        assert!(matches!(error, Error::Quarantined { .. }), "{damage}: {error}");
         store.close().await.unwrap();
     }
 }

@@ -13,6 +13,7 @@ mod sealed;
 mod writer;
 
 pub use reader::BlobReader;
+pub(crate) use reader::read_footer;
 pub use sealed::SealedBlob;
 pub use writer::BlobWriter;
 

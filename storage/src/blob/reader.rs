@@ -13,11 +13,12 @@ use futures_util::Stream;
 
 use super::format::{Footer, TRAILER_BYTES, Trailer};
 use crate::bridge::{How, NamedFile};
+use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, MAP_WINDOW_BYTES, READ_MAX, STREAM_CHUNK_BYTES};
 use crate::read_path::{ColdRead, OpenBlob, Window};
-use crate::volume::Volume;
+use crate::volume::{PAGE_BYTES, Volume};
 
 /// Reads one blob. Cheap to clone.
 #[derive(Clone)]
@@ -32,8 +33,11 @@ impl BlobReader {
             Err(e) if e.is_not_found() => return Err(Error::NoBlob(id)),
             other => other?,
         };
-        let footer = read_footer(volume, &file).await?;
-        Ok(BlobReader { id, blob: Arc::new(OpenBlob::new(Arc::clone(volume), file, footer)) })
+        let footer = read_footer(volume, &volume.read_pool, &file).await;
+        if let Err(Error::Corrupt { detail, .. }) = &footer {
+            volume.quarantine.report(id, detail);
+        }
+        Ok(BlobReader { id, blob: Arc::new(OpenBlob::new(Arc::clone(volume), id, file, footer?)) })
     }
 
     pub fn id(&self) -> BlobId {
@@ -81,6 +85,11 @@ impl BlobReader {
         futures_util::stream::try_unfold(cursor, |mut cursor| async move {
             Ok(cursor.next().await?.map(|bytes| (bytes, cursor)))
         })
+    }
+
+    /// True when a block did not match: it is not read any more.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.blob.is_refused()
     }
 
     /// True when the file has lost its name.
@@ -149,12 +158,12 @@ impl Cursor {
     }
 }
 
-async fn read_footer(volume: &Volume, file: &Arc<NamedFile>) -> Result<Footer> {
+/// Finds and checks a file's footer. Whole pages are read, so that the file may be open past the page cache.
+pub(crate) async fn read_footer(volume: &Volume, pool: &Pool, file: &Arc<NamedFile>) -> Result<Footer> {
     let corrupt = |detail: String| Error::corrupt(&file.path, detail);
     let file_bytes = file.file.metadata().map_err(|e| Error::io("stat", &file.path, e))?.len();
     // Most footers fit the first read: 64 KiB hold the checksums of 4 GiB.
-    let guess = file_bytes.min(64 * 1024);
-    let tail = read_exact(volume, file, file_bytes - guess, guess as usize).await?;
+    let tail = read_exact(volume, pool, file, file_bytes.saturating_sub(64 * 1024)..file_bytes).await?;
     let Some((before, trailer)) = tail.split_last_chunk::<TRAILER_BYTES>() else {
         return Err(corrupt(format!("a file of {file_bytes} bytes has no blob footer")));
     };
@@ -162,21 +171,25 @@ async fn read_footer(volume: &Volume, file: &Arc<NamedFile>) -> Result<Footer> {
     if let Some(start) = before.len().checked_sub(trailer.body_bytes) {
         return Footer::decode(&before[start..], &trailer, file_bytes).map_err(corrupt);
     }
-    let start = file_bytes - (TRAILER_BYTES + trailer.body_bytes) as u64;
-    let body = read_exact(volume, file, start, trailer.body_bytes).await?;
+    let end = file_bytes - TRAILER_BYTES as u64;
+    let body = read_exact(volume, pool, file, end - trailer.body_bytes as u64..end).await?;
     Footer::decode(&body, &trailer, file_bytes).map_err(corrupt)
 }
 
-async fn read_exact(volume: &Volume, file: &Arc<NamedFile>, offset: u64, len: usize) -> Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        let want = (len - bytes.len()).min(BLOCK_BYTES);
-        let buffer = volume.read_pool.take(want).await;
-        let buffer = volume.bridge.read(file, buffer, offset + bytes.len() as u64, want).await?;
-        if buffer.is_empty() {
+async fn read_exact(volume: &Volume, pool: &Pool, file: &Arc<NamedFile>, range: Range<u64>) -> Result<Vec<u8>> {
+    let page = PAGE_BYTES as u64;
+    let mut bytes = Vec::with_capacity((range.end - range.start) as usize);
+    let mut at = range.start;
+    while at < range.end {
+        let from = at / page * page;
+        let want = (range.end.next_multiple_of(page) - from).min(BLOCK_BYTES as u64) as usize;
+        let buffer = volume.bridge.read(file, pool.take(want).await, from, want).await?;
+        let found = &buffer.as_slice()[..buffer.len().min((range.end - from) as usize)];
+        let Some(found) = found.get((at - from) as usize..).filter(|found| !found.is_empty()) else {
             return Err(Error::corrupt(&file.path, "the file became shorter while it was opened"));
-        }
-        bytes.extend_from_slice(buffer.as_slice());
+        };
+        bytes.extend_from_slice(found);
+        at += found.len() as u64;
     }
     Ok(bytes)
 }

@@ -56,6 +56,27 @@ const MIGRATIONS: &[&str] = &[
         UPDATE volumes SET blobs = blobs - 1, bytes = bytes - old.length WHERE number = old.volume;
     END;
 ",
+    "
+    CREATE TABLE quarantine (
+        blob     TEXT PRIMARY KEY REFERENCES blobs (id) ON DELETE CASCADE,
+        found_ms INTEGER NOT NULL,
+        detail   TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE scrub (
+        which       TEXT PRIMARY KEY CHECK (which IN ('current', 'last')),
+        stopped     INTEGER NOT NULL,
+        started_ms  INTEGER NOT NULL,
+        finished_ms INTEGER,
+        cursor      TEXT,
+        blobs       INTEGER NOT NULL,
+        bytes       INTEGER NOT NULL,
+        damaged     INTEGER NOT NULL,
+        released    INTEGER NOT NULL,
+        unreadable  INTEGER NOT NULL,
+        strays      INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 const OWN_BITS: i64 = 0xffff;

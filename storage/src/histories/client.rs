@@ -17,6 +17,7 @@ use crate::engine::sim::{Events, Random};
 use crate::error::Error;
 use crate::id::BlobId;
 use crate::limits::BLOCK_BYTES;
+use crate::scrub::ScrubOptions;
 use crate::store::Store;
 
 pub(super) struct Client {
@@ -40,11 +41,12 @@ impl Client {
     pub(super) async fn run(mut self, operations: usize) {
         let mut writer = None;
         for _ in 0..operations {
-            match self.random.below(12) {
+            match self.random.below(13) {
                 0..4 => self.put().await,
                 4 => self.delete().await,
                 5..7 => self.get().await,
                 7 => self.fail_to_commit().await,
+                8 => self.scrub().await,
                 _ => writer = self.journal(writer).await,
             }
         }
@@ -209,9 +211,20 @@ impl Client {
                 let expected = if whole { &bytes[..] } else { &bytes[start..bytes.len().min(start + len)] };
                 assert!(found == expected, "{name}: other bytes were served");
             }
-            Some(Err(Error::Corrupt { .. })) if self.oracle().damaged.contains(&record.blob) => {}
+            Some(Err(Error::Corrupt { .. } | Error::Quarantined { .. }))
+                if self.oracle().damaged.contains(&record.blob) => {}
             Some(Err(Error::VolumeMissing { volume: 1, .. })) if self.shared.away => {}
             Some(Err(error)) => self.accept(&error),
+        }
+    }
+
+    /// Starts a scrub, or stops it.
+    async fn scrub(&mut self) {
+        let (store, stop) = (self.store.clone(), self.random.chance(300));
+        let options = ScrubOptions { restart: self.random.chance(200), ..ScrubOptions::default() };
+        let scrub = async move { if stop { Ok(store.stop_scrub().await) } else { store.start_scrub(options).await } };
+        if let Some(Err(error)) = self.attempt(scrub).await {
+            self.accept(&error);
         }
     }
 
@@ -429,7 +442,7 @@ impl Client {
         let reason = match error {
             Error::PreconditionFailed { .. } | Error::Rejected(_) => true,
             Error::NoSpace { .. } => shared.may_be_full,
-            Error::Corrupt { .. } => shared.events.iter().any(|events| events.flips.load(Relaxed) > 0),
+            Error::Corrupt { .. } | Error::Quarantined { .. } => shared.flips() > 0,
             Error::Degraded { .. } => {
                 let failed = shared.events.iter().zip(&shared.failed_before_boot);
                 shared.faulty || failed.into_iter().any(|(now, before)| now.failed_syncs.load(Relaxed) > *before)

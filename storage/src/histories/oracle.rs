@@ -10,6 +10,7 @@ use crate::blob::BlobReader;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::key::Key;
+use crate::scrub::ScrubOptions;
 use crate::store::Store;
 
 /// An object's bytes, or that there is no object.
@@ -60,7 +61,7 @@ impl Promise {
     fn of_hash(&self, hash: &[u8; 32]) -> Arc<[u8]> {
         let mut states = self.maybe.iter().chain([&self.state]).flatten();
         let state = states.find(|bytes| blake3::hash(bytes).as_bytes() == hash);
-        Arc::clone(state.expect("an object that is away is one that was stored"))
+        Arc::clone(state.expect("an object that cannot be read is one that was stored"))
     }
 }
 
@@ -129,9 +130,10 @@ pub(super) async fn judge(store: &Store, shared: &Shared) {
         let damaged = oracle.lock().unwrap().damaged.contains(&object.blob);
         let state = match read {
             Ok(bytes) => Some(bytes.into()),
-            Err(Error::Corrupt { .. }) if damaged => {
-                // Its bytes are beyond asking; the promise is taken for kept.
-                oracle.lock().unwrap().promise(object.key.as_str()).state.clone()
+            // Its bytes are beyond asking, or were wrong once on their way here: the catalog tells which they were.
+            Err(Error::Corrupt { .. } | Error::Quarantined { .. }) if damaged || shared.flips() > 0 => {
+                let mut oracle = oracle.lock().unwrap();
+                Some(oracle.promise(object.key.as_str()).of_hash(&object.blake3))
             }
             Err(Error::VolumeMissing { volume: 1, .. }) if shared.away => {
                 let mut oracle = oracle.lock().unwrap();
@@ -144,31 +146,65 @@ pub(super) async fn judge(store: &Store, shared: &Shared) {
     {
         let mut oracle = oracle.lock().unwrap();
         oracle.objects = objects.iter().map(|object| object.blob).collect();
-        let damaged = oracle.damaged.clone();
-        for (key, (blob, state)) in &found {
+        for (key, (_, state)) in &found {
             let promise = oracle.promise(key);
-            let known = promise.state == *state || promise.maybe.contains(state) || damaged.contains(blob);
+            let known = promise.state == *state || promise.maybe.contains(state);
             assert!(known, "object {key} has {} bytes that nobody stored there", state.as_ref().map_or(0, |s| s.len()));
         }
         for (key, promise) in &mut oracle.keys {
             let now = found.get(key).and_then(|(_, state)| state.clone());
             let fine = now == promise.state || promise.maybe.contains(&now);
-            let damaged = found.get(key).is_some_and(|(blob, _)| damaged.contains(blob));
             assert!(
-                fine || damaged,
+                fine,
                 "{key}: acknowledged {:?} bytes, found {:?}",
                 promise.state.as_ref().map(|s| s.len()),
                 now.as_ref().map(|s| s.len())
             );
             promise.state = now;
             promise.maybe.clear();
-            if damaged {
-                // What it holds cannot be known any more: nobody touches it.
-                promise.maybe.push(None);
-            }
         }
     }
+    judge_quarantine(store, shared, &found).await;
     judge_partials(store, shared, &found.values().map(|(blob, _)| *blob).collect()).await;
+}
+
+/// What is refused is what is damaged: a scrub finds all of it, and releases what was only read wrongly once.
+async fn judge_quarantine(store: &Store, shared: &Shared, found: &BTreeMap<String, (BlobId, State)>) {
+    let damaged = shared.oracle.lock().unwrap().damaged.clone();
+    let blobs: BTreeMap<BlobId, &State> = found.values().map(|(blob, state)| (*blob, state)).collect();
+    for refused in store.quarantined(None, usize::MAX) {
+        assert!(blobs.contains_key(&refused.blob), "{} is quarantined and not an object's", refused.blob);
+        let reason = damaged.contains(&refused.blob) || shared.flips() > 0;
+        assert!(reason, "{} is quarantined without a reason: {}", refused.blob, refused.detail);
+    }
+    store.start_scrub(ScrubOptions { restart: true, ..ScrubOptions::default() }).await.expect("a scrub can start");
+    store.scrub_to_the_end().await;
+    let refused: BTreeSet<BlobId> = store.quarantined(None, usize::MAX).iter().map(|found| found.blob).collect();
+    let (mut expected, mut away) = (BTreeSet::new(), BTreeSet::new());
+    for blob in blobs.keys().copied() {
+        let volume = store.volume_of(blob).await.expect("the catalog can be read").expect("it is an object's");
+        if store.volumes().by_number(volume).is_err() {
+            away.insert(blob);
+        } else if damaged.contains(&blob) {
+            expected.insert(blob);
+        }
+    }
+    assert_eq!(refused, expected, "the scrub found other blobs than those that were damaged");
+    let status = store.scrub_status().await.expect("the catalog can be read");
+    let counts = status.last.expect("the scrub came to its end").counts;
+    let all = (blobs.len() as u64, expected.len() as u64, away.len() as u64);
+    assert_eq!((counts.blobs, counts.damaged, counts.unreadable), all, "{status:?}");
+    for (blob, state) in blobs.into_iter().filter(|(blob, _)| !away.contains(blob)) {
+        match store.open_blob(blob).await {
+            Ok(reader) if !expected.contains(&blob) => {
+                let bytes = read_all(&reader).await.expect("a blob that the scrub found whole can be read");
+                assert!(Some(&bytes[..]) == state.as_deref(), "{blob} has other bytes after the scrub");
+            }
+            Err(Error::Quarantined { .. }) if expected.contains(&blob) => {}
+            Ok(_) => panic!("{blob} is damaged and was opened"),
+            Err(e) => panic!("{blob} cannot be opened after a scrub: {e}"),
+        }
+    }
 }
 
 async fn judge_partials(store: &Store, shared: &Shared, committed: &BTreeSet<BlobId>) {

@@ -44,6 +44,13 @@ pub(super) struct Shared {
     pub(super) faulty: bool,
 }
 
+impl Shared {
+    /// Bits that reads brought wrong so far.
+    pub(super) fn flips(&self) -> u64 {
+        self.events.iter().map(|events| events.flips.load(Relaxed)).sum()
+    }
+}
+
 /// How the script of a boot came to its end.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
