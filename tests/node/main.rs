@@ -2,6 +2,10 @@
 //!
 //! One test executable for all of them, because linking is what costs time.
 
+/// Real file systems to be broken; storage's tests use the same.
+#[path = "../../storage/tests/common/file_system.rs"]
+#[allow(dead_code, reason = "ext4 is enough here")]
+mod file_system;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -17,3 +21,4 @@ mod plugins;
 mod seccomp;
 mod shutdown;
 mod transcode;
+mod volumes;
