@@ -59,7 +59,11 @@ fn encoders(text: &str, gpu: bool) -> Check {
             Check::fail(NAME, if finding.is_empty() { "none was named".into() } else { finding }, next)
         }
         0 => Check::ok(NAME, finding),
-        _ if gpu => Check::warn(NAME, finding, "the GPU is not used: look at its driver with `nvidia-smi`"),
+        _ if gpu && finding.contains("no CUDA device") => {
+            Check::warn(NAME, finding, "the GPU is not used: look at its driver with `nvidia-smi`")
+        }
+        // Some cards have no encoder, the H100 for one.
+        _ if gpu => Check::warn(NAME, finding, "the GPU only decodes; for encoding a card with NVENC is needed"),
         _ => Check::ok(NAME, finding),
     }
 }
@@ -175,6 +179,9 @@ mod tests {
         assert_eq!(encoders(both, true).status, Status::Ok);
         assert_eq!(encoders(software, false).status, Status::Ok);
         assert_eq!(encoders(software, true).status, Status::Warn);
+        let next = |text| encoders(text, true).next.unwrap();
+        assert!(next("h264_nvenc\tno CUDA device (x)\nlibx264\t").contains("not used"));
+        assert!(next("h264_nvenc\topening it failed: Function not implemented\nlibx264\t").contains("only decodes"));
         for none in ["", "libx264\tabsent\n"] {
             assert_eq!(encoders(none, false).status, Status::Fail, "{none:?}");
         }
