@@ -63,12 +63,13 @@ const fn whole(file: &'static str, seconds: f64) -> Job {
     Job { file, engines: "bridge", against: "io_uring", runtime: None, seconds, quick: false }
 }
 
-const FIO_JOBS: [Job; 9] = [
+const FIO_JOBS: [Job; 10] = [
     job("randread-4k-qd64", "bridge,raw", "io_uring,io_uring-fixed", false),
     job("randread-4k-hot", "bridge", "io_uring", true),
     job("randread-128k-qd32", "bridge", "io_uring", false),
     job("read-1m", "bridge", "io_uring", false),
     whole("write-1m", 1.6),
+    whole("write-1m-direct", 1.2),
     whole("durable-4k", 2.2),
     job("randrw-70-30", "bridge", "io_uring", false),
     job("qd1", "bridge,threads", "psync", false),
