@@ -1,7 +1,8 @@
 //! Journaled partials: what is being written and survives the process.
 //!
-//! A partial is on whichever volume it was begun on, so all of them are asked. One on a volume that is absent is not
-//! found: its owner begins anew elsewhere, and the old one is removed when the volume is back.
+//! A partial is on whichever volume it was begun on, so all of them are asked. One on a volume that is absent or degraded
+//! is not found: its owner begins anew elsewhere, which costs less than to wait for somebody who mends a disk. When the
+//! volume is back, the one that came further goes on and the other is removed.
 //!
 //! Cancel: taking a partial up or discarding it waits for what a dropped writer left under way, and may itself be dropped
 //! at any point; what was begun is then found by the next call.
@@ -35,41 +36,33 @@ impl Store {
     /// when there is none.
     pub async fn resume(&self, id: BlobId) -> Result<Option<(BlobWriter, Vec<u8>)>> {
         self.check_open()?;
+        self.inner.volumes.first().health.check_writable()?;
         // Waits for what a dropped writer left under way, a commit for instance.
         let mut in_hand = Some(self.inner.volumes.first().claim(id).await?);
         if self.volume_of(id).await?.is_some() {
             return Ok(None);
         }
-        let mut degraded = None;
-        let order = self.by_progress(id).await;
-        for (at, volume) in order.iter().enumerate() {
+        for volume in self.by_progress(id).await {
             let claimed = match in_hand.take() {
                 Some(in_hand) => in_hand,
                 None => volume.claim(id).await?,
             };
-            match BlobWriter::resume(volume, id, claimed).await {
-                Ok(None) => {}
-                Ok(found) => {
-                    for other in &order[at + 1..] {
-                        if let Err(error) = self.discard_on(other, id).await {
-                            tracing::warn!(%error, "an older partial of {id} stays until its volume works again");
-                        }
-                    }
-                    return Ok(found);
+            let Some(found) = BlobWriter::resume(volume, id, claimed).await? else { continue };
+            for other in self.inner.volumes.iter().filter(|other| other.number != volume.number) {
+                if let Err(error) = self.discard_on(other, id).await {
+                    tracing::warn!(%error, "an older partial of {id} stays until its volume works again");
                 }
-                // It may be there, or on one of the others.
-                Err(error @ Error::Degraded { .. }) => drop(degraded.get_or_insert(error)),
-                Err(error) => return Err(error),
             }
+            return Ok(Some(found));
         }
-        degraded.map_or(Ok(None), Err)
+        Ok(None)
     }
 
-    /// The volumes in the order in which they are asked for a partial. One that was begun on a volume which then failed,
+    /// The volumes that can be written, in the order in which they are asked for a partial. One that was begun on a volume which then failed,
     /// and again on another, may be on both: the one that came further counts.
     async fn by_progress(&self, id: BlobId) -> Vec<&Arc<Volume>> {
         let mut volumes = Vec::new();
-        for volume in self.inner.volumes.iter() {
+        for volume in self.inner.volumes.iter().filter(|volume| !volume.health.is_degraded()) {
             let durable = match self.inner.volumes.is_one() {
                 true => None,
                 // Whoever resumes it meets the error again.

@@ -369,6 +369,11 @@ impl Client {
                 Some(writer)
             }
             Some(Ok(None)) | Some(Err(Error::Corrupt { .. })) if !self.oracle().partials[&id].promised => None,
+            Some(Ok(None)) if self.store.volumes().iter().any(|volume| volume.health.is_degraded()) => {
+                // It is there; its volume is not asked in this life.
+                self.oracle().partials.get_mut(&id).expect("it is known").away = true;
+                None
+            }
             Some(Ok(None)) => panic!("{id} does not resume"),
             Some(Err(error)) => {
                 assert!(!matches!(error, Error::Corrupt { .. }), "{id} does not resume: {error}");

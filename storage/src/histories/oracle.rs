@@ -257,6 +257,10 @@ async fn judge_partials(store: &Store, shared: &Shared, committed: &BTreeSet<Blo
                 partial.away = true;
                 oracle.lock().unwrap().partials.insert(id, partial);
             }
+            Ok(None) if store.volumes().iter().any(|volume| volume.health.is_degraded()) => {
+                partial.away = true;
+                oracle.lock().unwrap().partials.insert(id, partial);
+            }
             Ok(None) => panic!("{id} had a checkpoint at {} and does not resume", partial.durable),
             Err(e) => panic!("{id} had a checkpoint at {} and does not resume: {e}", partial.durable),
         }
