@@ -34,6 +34,10 @@ pub struct Config {
     pub player_js: Option<PathBuf>,
     /// Seconds a plugin may take for one `extract`.
     pub plugin_timeout_s: u64,
+    /// Days between two scrubs; 0 for none that nobody asked for.
+    pub scrub_interval_days: u64,
+    /// Bytes that a scrub reads in a second at most; 0 for no limit.
+    pub scrub_rate: u64,
 }
 
 /// What a layer (file, environment, flags) sets; unset means "ask the next layer".
@@ -51,6 +55,8 @@ pub struct Settings {
     pub workers: Option<PathBuf>,
     pub player_js: Option<PathBuf>,
     pub plugin_timeout_s: Option<u64>,
+    pub scrub_interval_days: Option<u64>,
+    pub scrub_rate: Option<Size>,
 }
 
 /// Where each value came from: `default`, `file PATH`, `environment NAME`, `flag --NAME`.
@@ -131,6 +137,8 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
         workers: var!("REELRING_WORKERS"),
         player_js: var!("REELRING_PLAYER_JS"),
         plugin_timeout_s: var!("REELRING_PLUGIN_TIMEOUT_S"),
+        scrub_interval_days: var!("REELRING_SCRUB_INTERVAL_DAYS"),
+        scrub_rate: var!("REELRING_SCRUB_RATE"),
     })
 }
 
@@ -180,6 +188,15 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
             message: "it must lie between 1 and 600 seconds".into(),
         });
     }
+    let scrub_interval_days = pick!(scrub_interval_days, Some(30)).unwrap_or(30);
+    if scrub_interval_days > 3650 {
+        return Err(ConfigError::Value {
+            name: "scrub_interval_days".into(),
+            value: scrub_interval_days.to_string(),
+            message: "it must be at most 3650 days; 0 means no scrub".into(),
+        });
+    }
+    let scrub_rate = pick!(scrub_rate, Some(Size(32 << 20))).map_or(32 << 20, |size| size.0);
     let choice = engine.parse::<EngineChoice>().map_err(|error| ConfigError::Value {
         name: "engine".into(),
         value: engine.clone(),
@@ -197,6 +214,8 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         workers,
         player_js,
         plugin_timeout_s,
+        scrub_interval_days,
+        scrub_rate,
     };
     Ok((config, origins))
 }

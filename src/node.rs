@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reelring_storage::{Error as StorageError, RoomLimits, Store, StoreOptions};
 use tokio::sync::Semaphore;
@@ -19,7 +20,7 @@ use crate::plugins::Plugins;
 use crate::transcode::{self, Transcoder};
 
 /// The catalog's tables beyond storage's own. Scripts are only ever appended.
-const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION];
+pub(crate) const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION];
 
 pub struct Node {
     config: Config,
@@ -46,6 +47,7 @@ impl Node {
     pub async fn start(config: Config) -> Result<Arc<Node>, StartError> {
         let node = Node::open(config).await?;
         node.jobs.run();
+        node.scrub_regularly();
         Ok(node)
     }
 
@@ -78,6 +80,22 @@ impl Node {
             event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS)),
             closing: CancellationToken::new(),
         }))
+    }
+
+    /// Plans the scrubs until the node closes.
+    fn scrub_regularly(&self) {
+        let Config { scrub_interval_days, scrub_rate, .. } = self.config;
+        if scrub_interval_days == 0 {
+            return;
+        }
+        let interval = Duration::from_secs(scrub_interval_days * 86_400);
+        let (store, closing) = (self.store.clone(), self.closing.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = store.scrub_regularly(interval, scrub_rate) => {}
+                () = closing.cancelled() => {}
+            }
+        });
     }
 
     pub fn config(&self) -> &Config {

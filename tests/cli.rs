@@ -94,7 +94,7 @@ impl Ended {
     }
 }
 
-const SUBCOMMANDS: [&[&str]; 20] = [
+const SUBCOMMANDS: [&[&str]; 21] = [
     &[],
     &["serve"],
     &["fetch"],
@@ -111,6 +111,7 @@ const SUBCOMMANDS: [&[&str]; 20] = [
     &["plugins"],
     &["plugins", "ls"],
     &["doctor"],
+    &["scrub"],
     &["config"],
     &["config", "show"],
     &["config", "check"],

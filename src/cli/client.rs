@@ -189,6 +189,16 @@ impl Client {
         self.call(Method::GET, path.into(), None).await
     }
 
+    /// As [`json`](Client::json), with a body.
+    pub async fn post_json(&self, path: &str, body: &impl Serialize) -> Result<Value> {
+        let body = serde_json::to_vec(body).map_err(|error| CliError::failed(format!("cannot write JSON: {error}")))?;
+        self.call(Method::POST, path.into(), Some(body.into())).await
+    }
+
+    pub async fn delete_json(&self, path: &str) -> Result<Value> {
+        self.call(Method::DELETE, path.into(), None).await
+    }
+
     fn request(&self, method: Method, path: String) -> Request {
         Request { method, path, headers: HeaderMap::new(), body: RequestBody::Bytes(Bytes::new()), timeout: None }
     }

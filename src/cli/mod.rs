@@ -24,6 +24,7 @@ mod output;
 mod plugins;
 mod put;
 mod rm;
+mod scrub;
 mod serve;
 mod session;
 mod source;
@@ -91,6 +92,8 @@ enum Command {
     Plugins(plugins::Plugins),
     /// Check what works on this machine
     Doctor(doctor::Doctor),
+    /// Read everything that is stored and compare it with its checksums
+    Scrub(scrub::Scrub),
     /// Show or check the configuration
     Config(config::Config),
     /// Print a completion script for a shell
@@ -137,6 +140,7 @@ pub fn run() -> ExitCode {
         Command::Retry(command) => command.run(),
         Command::Plugins(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Scrub(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Completions(command) => command.run(),
     };

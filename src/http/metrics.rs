@@ -116,6 +116,10 @@ fn storage(text: &mut String, stats: &StoreStats) {
     counter(text, "reelring_reactor_batched_ops", "Operations in those batches", stats.batched_ops_total);
     gauge(text, "reelring_reactor_batch_size", "The largest batch so far", stats.batch_max);
     counter(text, "reelring_reactor_doorbell_rings", "Times the reactor had to be woken", stats.doorbell_rings_total);
+    let quarantined = stats.quarantined_blobs;
+    gauge(text, "reelring_volume_quarantined_blobs", "Blobs refused because they are damaged", quarantined);
+    let corrupt = stats.corrupt_blocks_total;
+    counter(text, "reelring_corrupt_blocks", "Blocks and footers that did not match their checksum", corrupt);
     counter_head(text, "reelring_storage_reads", "Reads of blobs by path");
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"mmap\"}} {}", stats.reads_mmap_total);
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"reactor\"}} {}", stats.reads_reactor_total);

@@ -17,6 +17,7 @@ mod player;
 mod plugins;
 mod problem;
 mod range;
+mod scrub;
 mod server;
 mod volumes;
 
@@ -47,6 +48,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/assets/{id}/hls/{*path}", get(assets::hls))
         .route("/play/{asset}", get(player::page))
         .route("/player/hls.js", get(player::hls_js))
+        .route("/v1/scrub", get(scrub::read).post(scrub::start).delete(scrub::stop))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/volumes", get(volumes::list))
         .route("/healthz", get(health::alive))

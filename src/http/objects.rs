@@ -139,6 +139,11 @@ async fn open(node: &Node, key: &Key) -> Result<(ObjectRecord, BlobReader), Prob
         match node.store().open_blob(object.blob).await {
             Ok(blob) => return Ok((object, blob)),
             Err(StorageError::NoBlob(_)) => continue,
+            // Found a moment ago: the store has not looked up whose it is yet.
+            Err(StorageError::Quarantined { blob, key: None, path, detail }) => {
+                let key = Some(key.to_string());
+                return Err(StorageError::Quarantined { blob, key, path, detail }.into());
+            }
             Err(error @ StorageError::VolumeMissing { .. }) => {
                 return Err(Problem::unavailable("volume-missing", format!("{key} cannot be sent: {error}"), 60));
             }

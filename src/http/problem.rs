@@ -119,6 +119,11 @@ impl From<StorageError> for Problem {
             StorageError::NoBlob(_) => Self::not_found(detail),
             StorageError::TooLarge { .. } => Self::too_large(detail),
             StorageError::Degraded { .. } => Self::unavailable("volume-degraded", detail, 60),
+            // Not 404 or 410, which caches keep and clients believe; not 502 or 503, which promise that asking again helps.
+            // The node has lost what it promised to keep: its fault, until somebody acts on the object.
+            StorageError::Quarantined { .. } | StorageError::Corrupt { .. } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "quarantined", detail)
+            }
             StorageError::VolumeMissing { .. } => Self::unavailable("volume-missing", detail, 60),
             StorageError::Closed => Self::unavailable("draining", detail, 5),
             _ => {

@@ -24,6 +24,14 @@ use crate::progress::Reporter;
 use intake::{Ended, Intake};
 use supervisor::Worker;
 
+/// Whether the key in a blob's footer says that it is a piece of a rendition, as `intake` writes it, and not an object.
+pub fn is_part(key: &str) -> bool {
+    let mut parts = key.split('/');
+    let asset = parts.next() == Some("assets") && parts.next().is_some_and(|id| id.parse::<AssetId>().is_ok());
+    let file = |name: &str| name == "init.mp4" || name.strip_suffix(".m4s").is_some_and(|n| n.parse::<u32>().is_ok());
+    asset && parts.next().is_some() && parts.next().is_some_and(file) && parts.next().is_none()
+}
+
 /// What to make, of what.
 #[derive(Debug, Clone)]
 pub struct TranscodeRequest {

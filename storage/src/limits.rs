@@ -143,6 +143,8 @@ pub const SCRUB_NOTE_EVERY_MS: u64 = 5_000;
 /// What is told by name of blobs that could not be read, and of files that no row names.
 pub const SCRUB_UNREADABLE_TOLD: usize = 100;
 pub const SCRUB_STRAYS_TOLD: usize = 100;
+/// What a rebuild of the catalog tells by name of the files it leaves out.
+pub const REBUILD_TOLD: usize = 1_000;
 /// A node scrubs this long after its start at the earliest, and looks this often whether a scrub is due.
 pub const SCRUB_GRACE: Duration = Duration::from_secs(60);
 pub const SCRUB_LOOK_EVERY: Duration = Duration::from_secs(600);

@@ -14,6 +14,7 @@ mod browser;
 mod durability;
 mod fetch_restart;
 mod idle;
+mod integrity;
 mod jobs;
 mod large;
 mod objects;

@@ -5,6 +5,7 @@
 
 mod machine;
 mod node;
+mod rebuild;
 mod trial;
 mod workers;
 
@@ -24,12 +25,23 @@ Examples:
   reelring doctor --data /srv/media
   reelring doctor --node http://10.0.0.5:8080
   reelring doctor --json | jq '.checks[] | select(.status != \"ok\")'
+  reelring doctor --rebuild --dry-run     what a new catalog would hold, when the old one is lost
+  reelring doctor --rebuild               build it; the old one is kept beside it
 
-Status 1 if a check fails; warnings alone are status 0.")]
+Status 1 if a check fails; warnings alone are status 0.
+--rebuild reads the footers of all blobs while no node runs. Objects come back with key, type and
+bytes, dated by their upload's beginning. Jobs and renditions do not. Status 1 if it fails or a
+footer is damaged; such files are listed and kept.")]
 pub struct Doctor {
     /// One JSON document: status, version, checks (name, status, finding, next)
     #[arg(long)]
     json: bool,
+    /// Build the catalog anew from the blobs' footers
+    #[arg(long)]
+    rebuild: bool,
+    /// With --rebuild: only look, change nothing
+    #[arg(long, requires = "rebuild")]
+    dry_run: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -75,6 +87,9 @@ impl Check {
 
 impl Doctor {
     pub fn run(self) -> Result<()> {
+        if self.rebuild {
+            return rebuild::run(&self.place, self.dry_run, self.json);
+        }
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use serde_json::Value;
 
 use super::super::client::Client;
+use super::super::ls::local_time;
 use super::super::output;
 use super::super::serve::check_listen;
 use super::super::target::{lock_holder, node_url, running_node};
@@ -15,6 +16,7 @@ use crate::config::Config;
 
 /// More volumes than a node has.
 const VOLUMES_SHOWN: usize = 64;
+const DAMAGED_NAMED: usize = 10;
 
 pub async fn examine(named: Option<&str>, config: Option<&Config>) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -97,7 +99,33 @@ async fn health(client: super::super::exit::Result<Client>) -> Vec<Check> {
     if let Ok(told) = client.json("/v1/volumes").await {
         checks.extend(told["volumes"].as_array().into_iter().flatten().take(VOLUMES_SHOWN).map(volume));
     }
+    if let Ok(told) = client.json(&format!("/v1/scrub?limit={DAMAGED_NAMED}")).await {
+        checks.push(integrity(&told));
+    }
     checks
+}
+
+/// What is quarantined, and when everything was last looked at.
+fn integrity(told: &Value) -> Check {
+    const NAME: &str = "integrity";
+    let damaged = told["quarantined_total"].as_u64().unwrap_or(0);
+    let looked = match told["last"]["finished_at"].as_str() {
+        Some(at) => format!("the last scrub ended {}", local_time(at)),
+        None => "no scrub has come to its end yet".to_owned(),
+    };
+    if damaged == 0 {
+        return Check::ok(NAME, format!("nothing is known to be damaged; {looked}"));
+    }
+    let name = |found: &Value| found["key"].as_str().or(found["blob"].as_str()).unwrap_or_default().to_owned();
+    let mut named: Vec<String> = told["quarantined"].as_array().into_iter().flatten().map(name).collect();
+    if damaged > named.len() as u64 {
+        named.push("…".into());
+    }
+    Check::fail(
+        NAME,
+        format!("{damaged} blobs are damaged and refused: {}; {looked}", named.join(", ")),
+        "see `reelring scrub --status`; store them again, restore their files from a back-up, or delete them",
+    )
 }
 
 fn volume(told: &Value) -> Check {

@@ -9,7 +9,7 @@
 
 pub(crate) mod objects;
 pub(crate) mod run;
-mod schema;
+pub(crate) mod schema;
 pub(crate) mod volumes;
 
 use std::any::Any;

@@ -82,7 +82,7 @@ const MIGRATIONS: &[&str] = &[
 const OWN_BITS: i64 = 0xffff;
 
 /// Applies what is missing, each migration in a transaction of its own.
-pub(super) fn migrate(connection: &mut Connection, path: &Path, node: &[&str]) -> Result<()> {
+pub(crate) fn migrate(connection: &mut Connection, path: &Path, node: &[&str]) -> Result<()> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let (mut own_done, mut node_done) = (found & OWN_BITS, found >> 16);
     if own_done as usize > MIGRATIONS.len() || node_done as usize > node.len() {
