@@ -54,6 +54,8 @@ pub enum How {
     ReadDirect,
     /// Created if absent; read and write, past the page cache (measurements).
     WriteDirect,
+    /// Must exist; read and write, past the page cache. Refused where buffers of this crate do not fit.
+    ModifyDirect,
 }
 
 /// The way back to the caller.

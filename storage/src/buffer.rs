@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, POOL_RETAINED_BYTES, READ_MAX, STREAM_CHUNK_BYTES};
 
 /// Fits O_DIRECT on every block device.
-const ALIGNMENT: usize = 4096;
+pub(crate) const ALIGNMENT: usize = 4096;
 
 /// The sizes buffers come in. The largest holds a read of `READ_MAX` that is not aligned to blocks.
 const SIZES: [usize; 6] =

@@ -15,6 +15,9 @@ pub const BATCH_BYTES_FIRST: usize = BLOCK_BYTES;
 /// Batches of one writer on their way to the disk while it fills the next.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
 
+/// A blob of this size is written past the page cache (durability.md has the figures): smaller ones are often read next.
+pub const DIRECT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+
 /// The most bytes of one [`BlobReader::read`](crate::BlobReader::read).
 pub const READ_MAX: usize = 1024 * 1024;
 
@@ -82,7 +85,7 @@ pub const SYNC_ROUND_FILES_MIN: usize = 4;
 /// A file with more unsynced bytes than this is synced for itself, so that no small one waits for it.
 pub const SYNC_ROUND_FILE_BYTES_MAX: u64 = BATCH_BYTES_MAX as u64;
 /// With more than this dirty on the machine the volume is not synced as a whole: it may be others' data on this disk.
-pub const SYNC_VOLUME_DIRTY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+pub const SYNC_VOLUME_DIRTY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const RING_ENTRIES: u32 = 256;
 pub const RING_COMPLETIONS: u32 = 1024;
 /// The ring of the reads: an entry for every slot of their lane.

@@ -50,7 +50,7 @@ struct Taken {
 
 impl Store {
     pub async fn open(options: StoreOptions) -> Result<Store> {
-        let StoreOptions { dir, engine, node_migrations, room: limits, volumes: configured } = options;
+        let StoreOptions { dir, engine, node_migrations, room: limits, volumes: configured, direct_from } = options;
         let (dir, locked, catalog, health) = blocking(move || {
             make_directories(&dir)?;
             let locked = DirLock::take(&dir)?;
@@ -67,7 +67,9 @@ impl Store {
             let extras = attach::attach(&dir, id, &configured, &known, engine)?;
             Ok(Parts { dir, id, locked, catalog, bridge: Bridge::start(engine)?, health, limits, extras })
         });
-        Store::assemble(parts.await?).await
+        let store = Store::assemble(parts.await?).await?;
+        store.inner.volumes.iter().for_each(|volume| volume.direct.begin_at(direct_from));
+        Ok(store)
     }
 
     /// The rest of opening: takes over from the last run, and clears up after it.

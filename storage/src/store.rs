@@ -39,6 +39,8 @@ pub struct StoreOptions {
     pub room: RoomLimits,
     /// Directories on other disks that hold blobs too.
     pub volumes: Vec<PathBuf>,
+    /// From this size on blobs are written past the page cache, where the file system allows it.
+    pub direct_from: u64,
 }
 
 impl StoreOptions {
@@ -49,6 +51,7 @@ impl StoreOptions {
             node_migrations: &[],
             room: RoomLimits::default(),
             volumes: Vec::new(),
+            direct_from: crate::limits::DIRECT_BYTES_MIN,
         }
     }
 }

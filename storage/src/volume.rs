@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::blob::Direct;
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
 use crate::claim::{Claim, Claims, InHand};
@@ -39,6 +40,7 @@ pub(crate) struct Volume {
     pub(crate) room: Arc<Room>,
     pub(crate) directories: Directories,
     pub(crate) group_sync: GroupSync,
+    pub(crate) direct: Direct,
     pub(crate) claims: Arc<Claims>,
     pub(crate) write_pool: Pool,
     pub(crate) read_pool: Pool,
@@ -95,6 +97,7 @@ impl Volume {
             room,
             directories: Directories::new(bridge.clone(), health.clone(), dir.join("blobs")),
             group_sync: GroupSync::new(&dir),
+            direct: Direct::default(),
             claims,
             write_pool: Pool::new(budget(limits::WRITE_BUDGET_BYTES)),
             read_pool: Pool::new(budget(limits::READ_BUDGET_BYTES)),

@@ -4,6 +4,7 @@
 //! read and at last unlinked. A file that was ever served is never overwritten, truncated or
 //! punched: pages of it may still sit in a socket or be mapped.
 
+mod direct;
 pub(crate) mod format;
 mod hashes;
 mod journal;
@@ -12,6 +13,7 @@ mod resume;
 mod sealed;
 mod writer;
 
+pub(crate) use direct::Direct;
 pub use reader::BlobReader;
 pub(crate) use reader::read_footer;
 pub use sealed::SealedBlob;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 
+use super::direct::Way;
 use super::format::{Footer, Section, TRAILER_BYTES, block_count};
 use super::hashes::Hashes;
 use super::journal::Record;
@@ -36,11 +37,12 @@ pub struct BlobWriter {
     id: BlobId,
     pub(super) meta: BlobMeta,
     file: Arc<NamedFile>,
+    way: Way,
     pub(super) files: Files,
     hashes: Hashes,
     /// Bytes handed to the engine; where the batch being filled will go.
     submitted: u64,
-    /// Of these, how many no sync has covered yet.
+    /// Of these, how many are in the page cache and no sync has covered them yet.
     unsynced: u64,
     /// Bytes reserved beyond the file's end.
     allocated: u64,
@@ -121,6 +123,7 @@ impl BlobWriter {
             id: files.id,
             meta,
             file,
+            way: Way::Cached,
             files,
             submitted: hashes.length,
             hashes,
@@ -140,6 +143,11 @@ impl BlobWriter {
     #[cfg(test)]
     pub(crate) fn volume(&self) -> &Arc<Volume> {
         &self.volume
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self.way, Way::Direct(_))
     }
 
     /// Bytes taken so far.
@@ -320,10 +328,13 @@ impl BlobWriter {
         // All but the batches that may be in flight have their blocks.
         self.files.room.allocated(self.submitted.saturating_sub((BATCHES_IN_FLIGHT_MAX * BATCH_BYTES_MAX) as u64));
         self.files.room.cover(self.submitted + length).inspect_err(|_| self.failed = true)?;
-        let pending = self.volume.bridge.write(&self.file, batch.buffer, self.submitted).await?;
+        let known = self.meta.length_hint.unwrap_or(0).max(self.submitted + length);
+        self.way.choose(&self.volume, &self.file, &self.files.claim, known).await;
+        let direct = self.way.direct(self.submitted, length);
+        let pending = self.volume.bridge.write(direct.unwrap_or(&self.file), batch.buffer, self.submitted).await?;
         self.in_flight.push_back(pending);
+        self.unsynced += if direct.is_some() { 0 } else { length };
         self.submitted += length;
-        self.unsynced += length;
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //!
 //! Only `uring.rs` names tokio-uring; the ring of the reads beside it is io-uring alone.
 
+mod direct;
 #[cfg(test)]
 pub(crate) mod sim;
 mod threads;
@@ -105,8 +106,13 @@ fn open_flags(how: How) -> i32 {
             How::Directory => libc::O_RDONLY | libc::O_DIRECTORY,
             How::ReadDirect => libc::O_RDONLY | libc::O_DIRECT,
             How::WriteDirect => libc::O_RDWR | libc::O_CREAT | libc::O_DIRECT,
+            How::ModifyDirect => libc::O_RDWR | libc::O_DIRECT,
         }
 }
+
+/// File systems whose ways are known, by `statfs(2)`.
+const EXT4: u64 = 0xef53;
+const XFS: u64 = 0x5846_5342;
 
 /// Files are readable by other tools, writable by the node.
 const FILE_MODE: u32 = 0o644;
@@ -204,15 +210,19 @@ fn unless(result: io::Result<()>, fine: io::ErrorKind) -> io::Result<()> {
 
 /// Blocking open, for the `threads` engine.
 fn open_blocking(path: &Path, how: How) -> io::Result<File> {
-    let writes = matches!(how, How::CreateNew | How::Modify | How::WriteDirect);
-    OpenOptions::new()
+    let writes = matches!(how, How::CreateNew | How::Modify | How::WriteDirect | How::ModifyDirect);
+    let file = OpenOptions::new()
         .read(true)
         .write(writes)
         .create(how == How::WriteDirect)
         .create_new(how == How::CreateNew)
         .custom_flags(open_flags(how) & (libc::O_DIRECTORY | libc::O_DIRECT))
         .mode(FILE_MODE)
-        .open(path)
+        .open(path)?;
+    if how == How::ModifyDirect {
+        direct::check_direct(&file)?;
+    }
+    Ok(file)
 }
 
 /// Blocking mkdir, for the `threads` engine.

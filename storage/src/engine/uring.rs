@@ -17,6 +17,7 @@ mod reads;
 
 use std::cell::Cell;
 use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -32,6 +33,7 @@ use tokio::sync::Notify;
 use tokio_uring::{OneshotOutputTransform, UnsubmittedOneshot};
 
 use self::reads::{Read, Reads};
+use super::direct::check_direct;
 use super::whole::sync_volume_blocking;
 use super::{
     DIRECTORY_MODE, Engine, EngineThread, FILE_MODE, Step, Transfer, list_blocking, open_flags, transient, unless,
@@ -244,7 +246,7 @@ async fn execute(Command { op, ticket }: Command) {
         }
         Op::Open { path, how, reply } => {
             let result = match open(&path, how).await {
-                Ok(fd) => Ok(NamedFile { file: fd.into(), path, claim: None }),
+                Ok(file) => Ok(NamedFile { file, path, claim: None }),
                 Err(e) => Err(Error::io("open", &path, e)),
             };
             if let Some(unwanted) = ticket.finish(reply, result) {
@@ -295,7 +297,7 @@ async fn write(file: Arc<NamedFile>, buffer: Buffer, offset: u64) -> (io::Result
     }
 }
 
-async fn open(path: &Path, how: How) -> io::Result<OwnedFd> {
+async fn open(path: &Path, how: How) -> io::Result<File> {
     let path = c_path(path)?;
     let fd = persist(|| {
         let path = path.clone();
@@ -304,7 +306,11 @@ async fn open(path: &Path, how: How) -> io::Result<OwnedFd> {
     })
     .await?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+    if how == How::ModifyDirect {
+        check_direct(&file)?;
+    }
+    Ok(file)
 }
 
 async fn rename(from: &Path, to: &Path) -> io::Result<()> {

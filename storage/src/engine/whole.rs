@@ -18,11 +18,9 @@ use std::sync::LazyLock;
 
 use rustix::fs::StatVfsMountFlags;
 
+use super::{EXT4, XFS};
 use crate::bridge::VolumeSync;
 use crate::limits::SYNC_VOLUME_DIRTY_BYTES_MAX;
-
-const EXT4: u64 = 0xef53;
-const XFS: u64 = 0x5846_5342;
 
 /// The first Linux whose ext4 reports a shutdown to `syncfs`.
 const LINUX: (u32, u32) = (6, 13);

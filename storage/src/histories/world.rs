@@ -67,6 +67,8 @@ struct Plan {
     operations: usize,
     /// How many fdatasyncs run each for itself, and how many callers make a round.
     syncs: (usize, usize),
+    /// The size from which blobs are written past the page cache.
+    direct_from: u64,
     gives_up: u32,
     large: bool,
     /// After how many steps it is over.
@@ -131,6 +133,7 @@ impl World {
             commit_faults: if last { 0 } else { commit_faults },
             clients,
             operations: 2 + random.below(if crowded { 6 } else { 12 }),
+            direct_from: [0, 600_000, u64::MAX][random.below(3)],
             syncs: (random.below(3), 1 + random.below(4)),
             gives_up: if random.chance(500) { random.below(300) as u32 } else { 0 },
             large: random.chance(150),
@@ -352,6 +355,7 @@ struct Script {
     clients: usize,
     operations: usize,
     syncs: (usize, usize),
+    direct_from: u64,
     gives_up: u32,
     large: bool,
     close: bool,
@@ -360,8 +364,8 @@ struct Script {
 
 impl Plan {
     fn script(&self) -> Script {
-        let Plan { clients, operations, syncs, gives_up, large, close, last, .. } = *self;
-        Script { clients, operations, syncs, gives_up, large, close, last }
+        let Plan { clients, operations, syncs, direct_from, gives_up, large, close, last, .. } = *self;
+        Script { clients, operations, syncs, direct_from, gives_up, large, close, last }
     }
 }
 
@@ -384,8 +388,11 @@ async fn script(parts: Parts, shared: Shared, script: Script, mut random: Random
         }
     }
     let (alone_max, round_min) = script.syncs;
-    // With no place for a sync alone, one caller must be enough for a round.
-    store.volumes().first().group_sync.tune(alone_max, if alone_max == 0 { 1 } else { round_min });
+    for volume in store.volumes().iter() {
+        volume.direct.begin_at(script.direct_from);
+        // With no place for a sync alone, one caller must be enough for a round.
+        volume.group_sync.tune(alone_max, if alone_max == 0 { 1 } else { round_min });
+    }
     shared.calm.store(true, Relaxed);
     judge(&store, &shared).await;
     if script.last {

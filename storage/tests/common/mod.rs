@@ -18,7 +18,8 @@ use reelring_storage::{
 };
 
 pub async fn open(dir: &Path, engine: EngineChoice) -> Store {
-    Store::open(StoreOptions { engine, ..StoreOptions::new(dir) }).await.unwrap()
+    // What these tests store is to go both ways, through the page cache and past it.
+    Store::open(StoreOptions { engine, direct_from: 500_000, ..StoreOptions::new(dir) }).await.unwrap()
 }
 
 /// The engines that this kernel allows; asked of the kernel itself, so that a broken probe cannot
