@@ -172,7 +172,7 @@ async fn take_over(taken: &[Taken], catalog: &Catalog, rows: Vec<(u32, BlobId, P
     for Taken { volume, .. } in extras {
         // Without the note it names an older run than the catalog does, and is swept at the next start all the same.
         if let Err(error) = volume.note_running(&[run]).await {
-            volume.judge_write(&error);
+            let error = volume.judge_write(error);
             tracing::warn!(%error, volume = volume.number, "the volume's LOCK does not tell who uses it");
         }
     }

@@ -24,9 +24,10 @@ impl Store {
         meta.check()?;
         loop {
             let (volume, room) = self.inner.volumes.place(&meta)?;
-            match BlobWriter::create_journaled(volume, id, meta.clone(), note.clone(), room).await {
+            let created = BlobWriter::create_journaled(volume, id, meta.clone(), note.clone(), room).await;
+            match created.map_err(|error| volume.judge_write(error)) {
                 // As in `create`. What it left is removed with the volume's other debris.
-                Err(Error::Io { .. }) if volume.health.is_degraded() => {}
+                Err(Error::Degraded { .. }) => {}
                 other => return other,
             }
         }

@@ -92,7 +92,7 @@ impl Store {
             let (volume, room) = self.inner.volumes.place(&meta)?;
             match BlobWriter::create(volume, BlobId::new(), meta.clone(), room).await {
                 // Its first sign of failure, and nothing is lost yet: the next one takes the blob.
-                Err(Error::Io { .. }) if volume.health.is_degraded() => {}
+                Err(Error::Degraded { .. }) => {}
                 other => return other,
             }
         }

@@ -145,11 +145,15 @@ impl Volume {
         self.dir.join("partial").join(format!("{id}.journal"))
     }
 
-    /// Looks at why something could not be written here.
-    pub(crate) fn judge_write(&self, error: &Error) {
-        self.health.judge_write(error);
+    /// Looks at why something could not be written here, and tells a volume that failed from a file that did.
+    pub(crate) fn judge_write(&self, error: Error) -> Error {
+        self.health.judge_write(&error);
         if error.is_not_found() {
             self.check_in_place();
+        }
+        match self.health.check_writable() {
+            Err(degraded) if matches!(error, Error::Io { .. }) => degraded,
+            _ => error,
         }
     }
 

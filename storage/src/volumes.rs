@@ -116,6 +116,7 @@ impl Volumes {
                 Err(error) => drop(refusal.get_or_insert(error)),
             }
         }
-        Err(refusal.expect("the data directory is always a candidate"))
+        // None: the data directory has failed since.
+        Err(refusal.or_else(|| self.first().health.check_writable().err()).unwrap_or(Error::Closed))
     }
 }

@@ -104,9 +104,9 @@ impl BlobWriter {
             Ok((file, files, Some(journal)))
         });
         let opened = opened.await.unwrap_or(Err(Error::Closed));
-        let (file, files, journal) = opened.inspect_err(|error| volume.judge_write(error))?;
+        let (file, files, journal) = opened.map_err(|error| volume.judge_write(error))?;
         let mut writer = BlobWriter::new(meta, file, files, Hashes::new(), None);
-        writer.allocate().await.inspect_err(|error| volume.judge_write(error))?;
+        writer.allocate().await.map_err(|error| volume.judge_write(error))?;
         Ok((writer, journal))
     }
 
@@ -212,7 +212,7 @@ impl BlobWriter {
     /// Makes everything written so far durable, then records it in the journal with `note`.
     /// Returns the durable length, from which [`resume`](crate::Store::resume) would go on.
     pub async fn checkpoint(&mut self, note: Vec<u8>) -> Result<u64> {
-        self.record(note).await.inspect_err(|error| self.volume.judge_write(error))
+        self.record(note).await.map_err(|error| self.volume.judge_write(error))
     }
 
     async fn record(&mut self, note: Vec<u8>) -> Result<u64> {
@@ -245,7 +245,7 @@ impl BlobWriter {
     /// nobody: [`commit`](crate::Store::commit) acknowledges it.
     pub async fn seal(self) -> Result<SealedBlob> {
         let volume = Arc::clone(&self.volume);
-        self.finish().await.inspect_err(|error| volume.judge_write(error))
+        self.finish().await.map_err(|error| volume.judge_write(error))
     }
 
     async fn finish(mut self) -> Result<SealedBlob> {
@@ -354,7 +354,7 @@ impl BlobWriter {
         let result = oldest.await;
         self.in_flight.pop_front();
         self.failed |= result.is_err();
-        result.inspect_err(|error| self.volume.judge_write(error))
+        result.map_err(|error| self.volume.judge_write(error))
     }
 
     async fn drain(&mut self) -> Result<()> {
