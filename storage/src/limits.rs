@@ -16,7 +16,7 @@ pub const BATCH_BYTES_FIRST: usize = BLOCK_BYTES;
 pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
 
 /// A blob of this size is written past the page cache (durability.md has the figures): smaller ones are often read next.
-pub const DIRECT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+pub const DIRECT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 /// The most bytes of one [`BlobReader::read`](crate::BlobReader::read).
 pub const READ_MAX: usize = 1024 * 1024;
