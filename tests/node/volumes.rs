@@ -112,6 +112,25 @@ async fn a_missing_volume_costs_its_own_objects_and_no_others() {
 }
 
 #[tokio::test]
+async fn a_full_quota_is_a_507_with_its_numbers_until_something_is_deleted() {
+    let folder = scratch("quota");
+    let node = start(&folder.path().join("data"), &[("REELRING_QUOTA", "2MiB".into())]).await;
+    fill(&node, 0..1).await;
+    let answer = node.put("film/1", bytes(1)).send().await.unwrap();
+    assert_eq!(answer.status(), 507);
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["type"], "urn:reelring:problem:no-space");
+    for part in ["volume 0", "its quota is 2097152 bytes", "stored blobs have 1500000", "delete something"] {
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{part} is not in {problem}");
+    }
+    assert_eq!(node.json("/readyz").await["status"], "ready", "a full node is not a broken one");
+    let deleted = node.request(reqwest::Method::DELETE, "/v1/objects/film/0").send().await.unwrap();
+    assert_eq!(deleted.status(), 204);
+    fill(&node, 1..2).await;
+    assert_eq!(volume(&node, 0).await["used_bytes"], 1_500_001);
+}
+
+#[tokio::test]
 async fn a_disk_that_fails_beside_others_degrades_alone_and_comes_back_whole() {
     const NAME: &str = "a_disk_that_fails_beside_others_degrades_alone_and_comes_back_whole";
     if let Err(reason) = own_mounts() {
