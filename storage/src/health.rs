@@ -86,6 +86,20 @@ impl Health {
         self.shared.presence.confirm().map_err(gone)
     }
 
+    /// As [`confirm`](Health::confirm), and more sure, for a thread that may wait.
+    pub(crate) fn confirm_journal(&self) -> Result<()> {
+        let gone = |source| Error::io("confirm a sync of", &self.shared.dir, source);
+        self.shared.presence.confirm_journal().map_err(gone)
+    }
+
+    /// A commit on a volume that has failed by now may be there after a restart, or not: the error must not say that
+    /// nothing was changed, as [`Error::Degraded`] does.
+    pub(crate) fn confirm_commit(&self) -> Result<()> {
+        let doubt =
+            || std::io::Error::other("a sync of the volume failed meanwhile; a restart tells whether it is there");
+        if self.is_degraded() { Err(Error::io("confirm a commit in", &self.shared.dir, doubt())) } else { Ok(()) }
+    }
+
     /// Looks at why something could not be written: a file, a name. What the device refuses once is not offered to it
     /// again; anything else (no descriptors, a name in the way) is the caller's matter alone.
     pub(crate) fn judge_write(&self, error: &Error) {
