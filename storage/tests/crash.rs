@@ -22,7 +22,7 @@ fn what_was_acknowledged_survives_sigkill() {
     let (engines, mut oracle) = (common::engines(), Oracle::default());
     let started = Instant::now();
     let mut round = 0;
-    while asked.map_or(round < 30 && started.elapsed() < Duration::from_secs(10), |kills| round < kills) {
+    while asked.map_or(round < 30 && started.elapsed() < Duration::from_secs(6), |kills| round < kills) {
         let engine = engines[round as usize % engines.len()];
         let worker = Worker::start("what_was_acknowledged_survives_sigkill", dir.path(), engine);
         // From a few operations to a few hundred.

@@ -9,10 +9,16 @@ mod file_system;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "the storage tests use the rest")]
+#[path = "../../storage/tests/common/file_system.rs"]
+mod mounted;
+
 mod bad_input;
 mod browser;
+mod dropped;
 mod durability;
 mod fetch_restart;
+mod file_system;
 mod idle;
 mod integrity;
 mod jobs;

@@ -88,12 +88,19 @@ impl Mounted {
         assert!(output.status.success(), "{program}: {}", text(&output));
     }
 
-    fn mount(&self) -> Result<(), String> {
+    /// What ext4 asks for after it met errors; to be called while it is not mounted.
+    pub fn repair(&self) {
+        let output = Command::new("e2fsck").args(["-f", "-y"]).arg(&self.image).output().unwrap();
+        // 1: there was something to repair.
+        assert!(matches!(output.status.code(), Some(0 | 1)), "e2fsck: {}", text(&output));
+    }
+
+    pub fn mount(&self) -> Result<(), String> {
         run("mount", ["-o".as_ref(), "loop".as_ref(), self.image.as_os_str(), self.path().as_os_str()])
     }
 
     /// The ring of a process that was killed lives on in the kernel for a moment, and keeps its files.
-    fn unmount(&self) {
+    pub fn unmount(&self) {
         let started = Instant::now();
         while let Err(error) = run("umount", [self.path()]) {
             assert!(started.elapsed() < Duration::from_secs(20), "{error}");
@@ -106,6 +113,34 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         // After `check`, or a panic: whatever is still mounted goes, at the latest with its last user.
         while is_mounted(self.path()) && run("umount", [OsStr::new("-l"), self.path().as_ref()]).is_ok() {}
+    }
+}
+
+/// Memory of a given size to put an image on.
+pub struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    pub fn new(size: &str) -> Result<Tmpfs, String> {
+        let at = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        run("mount", ["-t", "tmpfs", "-o", &options, "tmpfs"].map(OsStr::new).into_iter().chain([at.path().as_ref()]))?;
+        Ok(Tmpfs(at))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        run("mount", [OsStr::new("-o"), options.as_ref(), self.path().as_ref()]).unwrap();
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: after a panic the image on it may still be mounted.
+        let _ = run("umount", [OsStr::new("-l"), self.path().as_ref()]);
     }
 }
 
