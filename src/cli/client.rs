@@ -39,6 +39,8 @@ pub struct Object {
     pub content_type: Option<String>,
     pub etag: Option<String>,
     pub modified_at: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
 }
 
 #[derive(Debug, Deserialize)]

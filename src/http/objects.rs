@@ -73,7 +73,7 @@ pub(super) async fn write(
     let sealed = writer.seal().await?;
     let PutOutcome { record, created } = node.store().put_object(&key, sealed, condition).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = (status, Json(Listed::of(&record))).into_response();
+    let mut response = (status, Json(Listed::of(&node, &record))).into_response();
     insert(response.headers_mut(), header::ETAG, &conditional::etag(&record));
     if created {
         insert(response.headers_mut(), header::LOCATION, uri.path());
@@ -221,16 +221,20 @@ struct Listed {
     etag: String,
     content_type: Option<String>,
     modified_at: Timestamp,
+    /// Its bytes are damaged, and refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    quarantined: bool,
 }
 
 impl Listed {
-    fn of(record: &ObjectRecord) -> Self {
+    fn of(node: &Node, record: &ObjectRecord) -> Self {
         Self {
             key: record.key.clone(),
             length: record.length,
             etag: conditional::etag(record),
             content_type: record.content_type.clone(),
             modified_at: Timestamp::from_millisecond(record.modified_ms).unwrap_or_default(),
+            quarantined: node.store().is_quarantined(record.blob),
         }
     }
 }
@@ -245,7 +249,7 @@ pub(super) async fn list(
     let more = records.len() > limit;
     records.truncate(limit);
     let next = if more { records.last().map(|record| record.key.clone()) } else { None };
-    Ok(Json(List { objects: records.iter().map(Listed::of).collect(), next }))
+    Ok(Json(List { objects: records.iter().map(|record| Listed::of(&node, record)).collect(), next }))
 }
 
 /// The key in the address. Taken from the raw path: a key is bytes, and no router should tidy it up.

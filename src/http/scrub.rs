@@ -18,7 +18,7 @@ use crate::node::Node;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Start {
-    /// 0 for no limit; the configured rate when it is left out.
+    /// 0 for no limit; when it is left out, the configured rate, or that of the scrub that is joined.
     rate_bytes_per_s: Option<u64>,
     /// From the first blob, also when an earlier scrub was stopped half way.
     #[serde(default)]
@@ -108,7 +108,10 @@ pub(super) async fn start(
     body: Result<Option<Json<Start>>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Status>), Problem> {
     let Start { rate_bytes_per_s, restart, quarantined_only } = body?.map(|Json(start)| start).unwrap_or_default();
-    let rate_bytes_per_s = rate_bytes_per_s.unwrap_or(node.config().scrub_rate);
+    // Who joins without naming a rate slows nobody down.
+    let running = node.store().scrub_status().await?.current.filter(|scrub| scrub.running);
+    let unnamed = running.map_or(node.config().scrub_rate, |scrub| scrub.rate_limit_bytes_per_s);
+    let rate_bytes_per_s = rate_bytes_per_s.unwrap_or(unnamed);
     let started = node.store().start_scrub(ScrubOptions { rate_bytes_per_s, restart, quarantined_only }).await?;
     let status = if started { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(status_of(&node, None, None).await?)))

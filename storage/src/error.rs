@@ -61,7 +61,7 @@ pub enum Error {
     Catalog(#[source] rusqlite::Error),
 
     /// What lies where the catalog should be is none, or cannot be opened.
-    #[error("the catalog {} cannot be used: {source}; put it back from a back-up, or choose another data directory", path.display())]
+    #[error("the catalog {} cannot be used: {source}; put it back from a back-up, or build it anew with `reelring doctor --rebuild`", path.display())]
     CatalogUnusable { path: PathBuf, source: rusqlite::Error },
 
     /// The catalog was written by a newer version.

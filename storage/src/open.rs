@@ -166,7 +166,7 @@ async fn take_over(taken: &[Taken], catalog: &Catalog, rows: Vec<(u32, BlobId, P
             dir = %volume.dir.display(),
             "the catalog is not the one this directory was last used with: objects stored since it was saved, or all \
              of them, are not listed. Their files in blobs/ are kept; stop the node and restore the right \
-             {CATALOG_FILE} to see them again"
+             {CATALOG_FILE}, or run `reelring doctor --rebuild`, to see them again"
         );
     }
     for Taken { volume, .. } in extras {

@@ -5,7 +5,8 @@
 //!
 //! What a footer knows comes back: key, content type, length, BLAKE3. The modified time is the time of the blob's id, the
 //! beginning of its upload. What only the catalog knew does not: jobs, renditions, and which objects were deleted a moment
-//! before the catalog was lost (a file that was not unlinked yet comes back as its object).
+//! before the catalog was lost (a file that was not unlinked yet comes back as its object, and so does an upload that was
+//! sealed and not acknowledged: whole, as after any crash).
 //!
 //! Of two blobs with one key the newer id wins. The other is listed and stays as a file that no row names, and so does
 //! everything else that is not taken up: the new catalog says that nothing made before it is an orphan

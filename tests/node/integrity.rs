@@ -100,7 +100,12 @@ async fn damaged_objects_are_refused_over_http_and_can_be_replaced_and_deleted()
     let next = node.json(&format!("/v1/scrub?limit=100&after={}", page["next"].as_str().unwrap())).await;
     assert_eq!((next["quarantined"].as_array().unwrap().len(), next.get("next")), (37, None));
 
+    let listed = node.json("/v1/objects").await;
+    assert!(listed["objects"].as_array().unwrap().iter().all(|object| object["quarantined"] == true), "{listed}");
+
     assert_eq!(node.put(&key(1), body(1)).send().await.unwrap().status(), 200);
+    let listed = node.json("/v1/objects?prefix=damage/1&limit=1").await;
+    assert_eq!(listed["objects"][0].get("quarantined"), None, "it is whole again");
     assert_eq!(node.object(&key(1)).send().await.unwrap().bytes().await.unwrap(), body(1));
     let deleted = node.request(Method::DELETE, &format!("/v1/objects/{}", key(2))).send().await.unwrap();
     assert_eq!(deleted.status(), 204);
@@ -127,7 +132,9 @@ async fn a_scrub_over_http_finds_what_nobody_read() {
     // Slow enough to be joined, sped up and stopped.
     assert_eq!(start(json!({"rate_bytes_per_s": 1000})).await.unwrap().status(), 202);
     assert_eq!(start(json!({"rate_bytes_per_s": 1001})).await.unwrap().status(), 200);
-    assert_eq!(node.json("/v1/scrub").await["progress"]["rate_limit_bytes_per_s"], 1001);
+    let joined = node.request(Method::POST, "/v1/scrub").send().await.unwrap();
+    assert_eq!(joined.status(), 200);
+    assert_eq!(node.json("/v1/scrub").await["progress"]["rate_limit_bytes_per_s"], 1001, "who names no rate keeps it");
     let stopped: Value = node.request(Method::DELETE, "/v1/scrub").send().await.unwrap().json().await.unwrap();
     assert_eq!(stopped["state"], "stopped");
 
@@ -155,6 +162,17 @@ async fn a_scrub_over_http_finds_what_nobody_read() {
     let output = scrub(&["--quarantined", "--json"]);
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &status["progress"]["damaged"]), (Some(1), &json!(12)), "{status}");
+    let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_reelring"))
+        .args(["doctor", "--json", "--data"])
+        .arg(&data)
+        .env_remove("REELRING_NODE")
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let check = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "integrity").unwrap();
+    assert_eq!(check["status"], "fail");
+    assert!(check["finding"].as_str().unwrap().starts_with("12 blobs are damaged and refused: damage/"), "{check}");
     node.terminate();
     node.ended(Duration::from_secs(30)).await;
     // Flipped back, all is whole again.

@@ -18,6 +18,7 @@ use crate::blob::read_footer;
 use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
+use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, SCRUB_READ_BYTES};
 use crate::volume::{PAGE_BYTES, Volume};
 
@@ -57,6 +58,16 @@ pub(super) async fn look(volume: &Volume, pool: &Pool, pace: &mut Pace, watch: &
         // A disk that was taken away has not lost its files.
         Err(error) if error.is_not_found() && volume.check_in_place() => Seen::Damaged("its file is missing".into()),
         Err(error) => Seen::Unreadable(error),
+    }
+}
+
+/// Drops what the page cache has of a blob that the disk has whole: the wrong bytes may have been there alone.
+pub(super) async fn forget_pages(volume: &Volume, id: BlobId) {
+    if let Ok(file) = volume.bridge.open(&volume.blob_path(id), How::Read).await {
+        let _ = rustix::fs::fadvise(&file.file, 0, None, Advice::DontNeed);
+        if let Some(file) = Arc::into_inner(file) {
+            volume.bridge.close_file(file);
+        }
     }
 }
 

@@ -244,6 +244,10 @@ impl Store {
         Ok(status)
     }
 
+    pub fn is_quarantined(&self, id: BlobId) -> bool {
+        self.volumes().iter().any(|volume| volume.quarantine.contains(id))
+    }
+
     /// Blobs that are refused because they are damaged: up to `limit` after `after`.
     pub fn quarantined(&self, after: Option<BlobId>, limit: usize) -> Vec<Quarantined> {
         let lists = self.volumes().iter().map(|volume| volume.quarantine.list(after, limit));
@@ -361,6 +365,7 @@ impl Run<'_> {
                 let volume = self.store.volumes().by_number(blob.volume)?;
                 match look(volume, pool, pace, self.watch, &blob).await {
                     Seen::Whole { .. } => {
+                        look::forget_pages(volume, id).await;
                         volume.quarantine.release(self.store.catalog(), id).await?;
                         tracing::info!(blob = %id, "a quarantined blob is whole again and released");
                         self.watch.count(|counts| counts.released += 1);
