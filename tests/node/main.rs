@@ -2,13 +2,10 @@
 //!
 //! One test executable for all of them, because linking is what costs time.
 
-/// Real file systems to be broken; storage's tests use the same.
-#[path = "../../storage/tests/common/file_system.rs"]
-#[allow(dead_code, reason = "ext4 is enough here")]
-mod file_system;
 #[path = "../support/mod.rs"]
 mod support;
 
+/// Real file systems to be broken; storage's tests use the same.
 #[allow(dead_code, reason = "the storage tests use the rest")]
 #[path = "../../storage/tests/common/file_system.rs"]
 mod mounted;

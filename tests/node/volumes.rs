@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::file_system::{Kind, Mounted, own_mounts};
+use super::mounted::{Kind, Mounted, own_mounts};
 use super::support::node::Node;
 use super::support::{Noise, scratch, skipped};
 
