@@ -1,9 +1,10 @@
 //! Measures Reelring's storage in fio's language, and sets Reelring beside the programs people know.
 //!
 //! `run` carries out fio's jobs on one of Reelring's engines and reports as fio does. `compare` sets it beside fio,
-//! nginx, aria2c, ffmpeg or itself, in alternating rounds. `store` measures whole objects. `report` does the standard set
-//! of all of these and writes docs/benchmarks.md.
+//! nginx, aria2c, ffmpeg or itself, in alternating rounds. `store` measures whole objects, `catalog` a store of very many.
+//! `report` does the standard set and writes docs/benchmarks.md.
 
+mod catalog;
 mod compare;
 mod engine;
 mod job;
@@ -41,6 +42,8 @@ enum Command {
     Compare(compare::Compare),
     /// A large object in and out of a store, then many small ones at once
     Store(store::StoreArgs),
+    /// Starts a store of a million objects, reads, lists, and says what memory that takes
+    Catalog(catalog::CatalogArgs),
     /// Measures the standard set and writes docs/benchmarks.md with its pictures
     Report(standard::ReportArgs),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Run(run) => return run.execute(),
         Command::Compare(what) => runtime().and_then(|runtime| compare::main(&what, &runtime)),
         Command::Store(args) => runtime().and_then(|runtime| store::main(&args, &runtime)),
+        Command::Catalog(args) => runtime().and_then(|runtime| catalog::main(&args, &runtime)),
         Command::Report(args) => runtime().and_then(|runtime| standard::main(&args, &runtime)),
     };
     outcome.unwrap_or_else(|error| {

@@ -213,7 +213,7 @@ async fn small_puts(store: &Store, args: &StoreArgs) -> anyhow::Result<SmallPuts
     })
 }
 
-fn memory_mib(field: &str) -> anyhow::Result<f64> {
+pub fn memory_mib(field: &str) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
