@@ -328,9 +328,12 @@ impl World {
             return;
         }
         let path = &blobs[self.random.below(blobs.len())];
-        side.machine.disk.flip(path, &mut self.random);
-        let id = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        self.oracle.lock().unwrap().damaged.extend::<Option<BlobId>>(id);
+        let id: Option<BlobId> = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let mut oracle = self.oracle.lock().unwrap();
+        // Once: the same bit flipped again would mend it.
+        if id.is_some_and(|id| oracle.damaged.insert(id)) {
+            side.machine.disk.flip(path, &mut self.random);
+        }
     }
 
     /// After a boot left in peace: nothing lies about.
