@@ -77,7 +77,7 @@ fn one_round(test: &str, mounted: &Mounted, oracle: &mut Oracle, round: u64) {
     if round.is_multiple_of(3) {
         oracle.hear_them_stop(&worker, load::WRITERS + load::RECORDERS);
     }
-    oracle.kill(worker);
+    oracle.bury(worker);
     mounted.remount();
     // Without threads left over: nothing of this process keeps the file system busy.
     let runtime = tokio::runtime::Runtime::new().unwrap();

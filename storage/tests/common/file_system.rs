@@ -96,7 +96,17 @@ impl Mounted {
     }
 
     pub fn mount(&self) -> Result<(), String> {
-        run("mount", ["-o".as_ref(), "loop".as_ref(), self.image.as_os_str(), self.path().as_os_str()])
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            // Somebody else may take the free loop device first.
+            match run("mount", ["-o".as_ref(), "loop".as_ref(), self.image.as_os_str(), self.path().as_os_str()]) {
+                Err(error) if error.contains("loop device") && tries < 20 => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The ring of a process that was killed lives on in the kernel for a moment, and keeps its files.
