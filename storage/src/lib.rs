@@ -5,43 +5,36 @@
 //! acknowledged by [`Store::commit`]; they come out through a [`BlobReader`]. Everything that
 //! blocks happens on a thread of its own: the engine's (`engine/`), or the catalog's (`catalog/`).
 //!
+//! | room | what is in it |
+//! |---|---|
+//! | `store/` | opening, placing, committing, listing, rebuilding: what ties files to the catalog |
+//! | `blob/` | one blob: its format, writing it, resuming it, reading it |
+//! | `catalog/` | SQLite: the tables, the one writer |
+//! | `volume/` | one disk: its room, its health, its syncs, what is quarantined on it |
+//! | `scrub/` | looking at every blob again |
+//! | `bridge/`, `engine/` | the way to the reactor, and the reactor |
+//! | `histories/` | tests: random lives of a store on a disk that lies, and the oracle |
+//!
 //! Dropping any future of this crate is safe. What that means for the work already under way is
 //! written at the head of the module that owns it.
 
-mod attach;
 mod blob;
 mod bridge;
 mod buffer;
 mod catalog;
-mod claim;
 mod clock;
-mod directory;
 mod engine;
 mod error;
-mod group_sync;
-mod health;
 #[cfg(test)]
 mod histories;
 mod id;
-mod identity;
 mod key;
 pub mod limits;
-mod lock;
-mod open;
-mod open_blobs;
-mod partials;
-mod presence;
-mod quarantine;
-mod read_path;
-mod rebuild;
-mod room;
 mod sabotage;
 mod scrub;
 mod stats;
 mod store;
-mod sweep;
 mod volume;
-mod volumes;
 
 pub use blob::format::{Footer, Section};
 pub use blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};
@@ -53,10 +46,10 @@ pub use engine::{EngineChoice, EngineInfo};
 pub use error::{Error, NoRoom, Result, RoomLimit};
 pub use id::BlobId;
 pub use key::{Key, KeyError};
-pub use quarantine::Quarantined;
-pub use rebuild::{LeftOut, Rebuild, RebuildProgress, RebuildReport};
-pub use room::RoomLimits;
 pub use rusqlite;
 pub use scrub::{ScrubCounts, ScrubOptions, ScrubProgress, ScrubResult, ScrubStatus};
 pub use stats::{OP_SECONDS_BUCKETS, OpStats, StoreStats, VolumeState, VolumeStats};
+pub use store::rebuild::{LeftOut, Rebuild, RebuildProgress, RebuildReport};
 pub use store::{Store, StoreOptions};
+pub use volume::quarantine::Quarantined;
+pub use volume::room::RoomLimits;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::store::Store;
+use crate::store::volumes::Absent;
 use crate::volume::{PAGE_BYTES, Volume};
-use crate::volumes::Absent;
 
 /// What is counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 use crate::bridge::{How, NamedFile};
-use crate::claim::Claim;
 use crate::error::Error;
 use crate::limits::{BLOCK_BYTES, DIRECT_BYTES_MIN};
 use crate::volume::Volume;
+use crate::volume::claim::Claim;
 
 /// What one volume knows of direct writes.
 pub(crate) struct Direct {

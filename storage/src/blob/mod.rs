@@ -4,6 +4,8 @@
 //! read and at last unlinked. A file that was ever served is never overwritten, truncated or
 //! punched: pages of it may still sit in a socket or be mapped.
 
+pub(crate) mod read_path;
+
 mod direct;
 pub(crate) mod format;
 mod hashes;

@@ -12,12 +12,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::format::{Footer, TRAILER_BYTES, Trailer};
+use crate::blob::read_path::{ColdRead, OpenBlob, Window};
 use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, MAP_WINDOW_BYTES, READ_MAX, STREAM_CHUNK_BYTES};
-use crate::read_path::{ColdRead, OpenBlob, Window};
 use crate::volume::{PAGE_BYTES, Volume};
 
 /// Reads one blob. Cheap to clone.

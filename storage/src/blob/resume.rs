@@ -9,12 +9,12 @@ use super::journal::{self, Journal, Record};
 use super::sealed::Files;
 use super::writer::{BlobWriter, JournalFile};
 use crate::bridge::{How, NamedFile};
-use crate::claim::InHand;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, JOURNAL_BYTES_MAX, JOURNAL_NOTE_BYTES_MAX};
-use crate::room::Reservation;
 use crate::volume::Volume;
+use crate::volume::claim::InHand;
+use crate::volume::room::Reservation;
 
 impl BlobWriter {
     pub(crate) async fn create_journaled(

@@ -6,10 +6,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::claim::{Claim, InHand};
 use crate::id::BlobId;
-use crate::room::Reservation;
 use crate::volume::Volume;
+use crate::volume::claim::{Claim, InHand};
+use crate::volume::room::Reservation;
 
 /// A blob in its place, durable, not yet known to the catalog. Unless it is committed, dropping it
 /// unlinks the file.

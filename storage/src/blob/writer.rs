@@ -27,9 +27,9 @@ use crate::id::BlobId;
 use crate::limits::{
     BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, SYNC_ROUND_FILE_BYTES_MAX,
 };
-use crate::room::Reservation;
 use crate::sabotage::{self, Sabotage};
 use crate::volume::Volume;
+use crate::volume::room::Reservation;
 
 /// Takes the bytes of one blob, in order.
 pub struct BlobWriter {

@@ -25,8 +25,8 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::error::{Error, Result};
-use crate::health::Health;
 use crate::limits::{CATALOG_BATCH_MAX, CATALOG_CACHE_KIB, CATALOG_QUEUE_MAX};
+use crate::volume::health::Health;
 
 /// The catalog of one data directory. Cheap to clone.
 #[derive(Clone)]

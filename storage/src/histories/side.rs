@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::attach::{Extra, Here};
 use crate::bridge::Bridge;
 use crate::engine::sim::{self, Disk, Faults, Machine, Random, Stepped};
 use crate::id::BlobId;
-use crate::lock::DirLock;
-use crate::open::make_directories;
+use crate::store::attach::{Extra, Here};
+use crate::store::open::make_directories;
+use crate::volume::lock::DirLock;
 
 pub(super) struct Side {
     number: u32,

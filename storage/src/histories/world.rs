@@ -14,18 +14,18 @@ use tokio::task::JoinHandle;
 use super::client::Client;
 use super::oracle::{Oracle, judge};
 use super::side::Side;
-use crate::attach::Here;
 use crate::catalog::{self, Catalog, CommitFault};
 use crate::clock;
 use crate::engine::sim::trace::Trace;
 use crate::engine::sim::{Events, Faults, Random};
-use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits::CATALOG_FILE;
-use crate::open::Parts;
-use crate::room::{self, RoomLimits};
 use crate::store::Store;
+use crate::store::attach::Here;
+use crate::store::open::Parts;
 use crate::volume::Volume;
+use crate::volume::health::Health;
+use crate::volume::room::{self, RoomLimits};
 
 /// What script, clients and driver of one boot share.
 #[derive(Clone)]

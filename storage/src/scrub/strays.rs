@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::BlobId;
 use crate::limits::{SCRUB_PAGE_ROWS, SCRUB_STRAYS_TOLD};
 use crate::store::Store;
-use crate::sweep;
+use crate::store::sweep;
 use crate::volume::Volume;
 
 #[derive(Default)]

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::presence::Presence;
+use crate::volume::presence::Presence;
 
 #[derive(Clone)]
 pub(crate) struct Health {

@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use crate::attach::{self, Extra, Here};
 use crate::bridge::Bridge;
 use crate::catalog::Catalog;
 use crate::catalog::run::{self, Takeover};
 use crate::catalog::volumes;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits::CATALOG_FILE;
-use crate::lock::{DirLock, Locked};
-use crate::quarantine;
-use crate::room::{Room, RoomLimits};
 use crate::sabotage::{self, Sabotage};
 use crate::scrub::Scrub;
+use crate::store::attach::{self, Extra, Here};
+use crate::store::sweep;
+use crate::store::volumes::{Absent, Volumes};
 use crate::store::{Inner, Store, StoreOptions};
-use crate::sweep;
+use crate::volume::health::Health;
+use crate::volume::lock::{DirLock, Locked};
+use crate::volume::quarantine;
+use crate::volume::room::{Room, RoomLimits};
 use crate::volume::{Volume, VolumeParts};
-use crate::volumes::{Absent, Volumes};
 
 /// What an open store is made of.
 pub(crate) struct Parts {

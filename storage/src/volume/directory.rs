@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::bridge::{Bridge, How, NamedFile};
 use crate::error::{Error, Result};
-use crate::health::Health;
 use crate::id::{BlobId, shard_path};
 use crate::limits::OPEN_DIRECTORIES_MAX;
+use crate::volume::health::Health;
 
 /// The tree below `blobs/`, and the syncing of any directory.
 pub(crate) struct Directories {

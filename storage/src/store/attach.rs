@@ -18,10 +18,10 @@ use crate::catalog::volumes::VolumeRow;
 use crate::engine::EngineChoice;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::identity::{self, Identity};
 use crate::limits::VOLUMES_MAX;
-use crate::lock::{DirLock, Locked};
-use crate::open::make_directories;
+use crate::store::open::make_directories;
+use crate::volume::identity::{self, Identity};
+use crate::volume::lock::{DirLock, Locked};
 
 /// A volume beside the data directory.
 pub(crate) struct Extra {

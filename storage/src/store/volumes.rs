@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use crate::blob::BlobMeta;
 use crate::error::{Error, Result};
 use crate::limits::{BATCH_BYTES_MAX, PLACEMENT_SLACK_DIVISOR};
-use crate::room::Reservation;
 use crate::volume::Volume;
+use crate::volume::room::Reservation;
 
 pub(crate) struct Volumes {
     /// In the order of their numbers.

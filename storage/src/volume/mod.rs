@@ -4,6 +4,16 @@
 //! (removing a dropped partial, finishing a commit) runs in tasks counted here, and closing the
 //! store waits for them.
 
+pub(crate) mod claim;
+pub(crate) mod directory;
+pub(crate) mod group_sync;
+pub(crate) mod health;
+pub(crate) mod identity;
+pub(crate) mod lock;
+pub(crate) mod presence;
+pub(crate) mod quarantine;
+pub(crate) mod room;
+
 use std::collections::{BTreeSet, HashSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -14,19 +24,19 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
+use self::claim::{Claim, Claims, InHand};
+use self::directory::Directories;
+use self::group_sync::GroupSync;
+use self::health::Health;
+use self::lock::DirLock;
+use self::quarantine::Quarantine;
+use self::room::Room;
 use crate::blob::Direct;
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
-use crate::claim::{Claim, Claims, InHand};
-use crate::directory::Directories;
 use crate::error::{Error, Result};
-use crate::group_sync::{self, GroupSync};
-use crate::health::Health;
 use crate::id::BlobId;
 use crate::limits;
-use crate::lock::DirLock;
-use crate::quarantine::Quarantine;
-use crate::room::Room;
 use crate::sabotage::{self, Sabotage};
 
 pub(crate) struct Volume {
@@ -127,7 +137,7 @@ impl Volume {
             lock: None,
             bridge,
             health: Health::new(0, dir.into()),
-            room: Room::new(0, dir.into(), crate::room::RoomLimits::default(), 0),
+            room: Room::new(0, dir.into(), crate::volume::room::RoomLimits::default(), 0),
             claims: Arc::default(),
             share: 1,
         }))

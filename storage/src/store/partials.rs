@@ -14,7 +14,7 @@ use crate::bridge::How;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::store::Store;
-use crate::sweep;
+use crate::store::sweep;
 use crate::volume::Volume;
 
 impl Store {

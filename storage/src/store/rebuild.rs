@@ -30,10 +30,10 @@ use crate::catalog::objects::{self, BlobRow};
 use crate::catalog::{schema, volumes};
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::identity::Identity;
 use crate::key::Key;
 use crate::limits::{CATALOG_FILE, REBUILD_TOLD};
-use crate::lock::{DirLock, Locked};
+use crate::volume::identity::Identity;
+use crate::volume::lock::{DirLock, Locked};
 
 const DRAFT: &str = "catalog.sqlite.rebuilding";
 

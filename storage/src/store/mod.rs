@@ -8,26 +8,33 @@
 //! cannot leave a row without its file. What a dropped writer or sealed blob means is told in
 //! `blob/writer.rs`.
 
+pub(crate) mod attach;
+pub(crate) mod open;
+pub(crate) mod open_blobs;
+pub(crate) mod partials;
+pub(crate) mod rebuild;
+pub(crate) mod sweep;
+pub(crate) mod volumes;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Transaction;
 
+use self::open_blobs::OpenBlobs;
+use self::volumes::Volumes;
 use crate::blob::{BlobMeta, BlobWriter, SealedBlob};
-use crate::catalog::Catalog;
 use crate::catalog::objects::{self, BlobRow, Forgotten, ObjectRecord, Precondition, PutOutcome};
-use crate::catalog::volumes;
+use crate::catalog::{self, Catalog};
 use crate::engine::{EngineChoice, EngineInfo};
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::key::Key;
 use crate::limits::LIST_MAX;
-use crate::open_blobs::OpenBlobs;
-use crate::room::RoomLimits;
 use crate::scrub::Scrub;
 use crate::volume::Volume;
-use crate::volumes::Volumes;
+use crate::volume::room::RoomLimits;
 
 /// How to open a store: `StoreOptions { engine, ..StoreOptions::new(dir) }`.
 #[derive(Debug, Clone)]
@@ -262,7 +269,7 @@ impl Store {
 
     /// The number of the volume that a committed blob is on.
     pub(crate) async fn volume_of(&self, id: BlobId) -> Result<Option<u32>> {
-        self.inner.catalog.read(move |connection| volumes::of_blob(connection, id)).await
+        self.inner.catalog.read(move |connection| catalog::volumes::of_blob(connection, id)).await
     }
 
     /// Runs to the end even when the caller goes away.
