@@ -6,7 +6,8 @@
 //! the thread, which submits the whole batch in one `io_uring_enter`. Reads, which are many and
 //! small, have a ring of their own on the same thread (`uring/reads.rs`). It never spins and never
 //! makes a call that can wait for a disk: closing a file, which may free its blocks, goes through
-//! the ring too, and the two operations without an opcode (truncate, list) to a helper thread.
+//! the ring too; the operations without an opcode (truncate, list) go to a helper thread, and so do
+//! syncs, which would hold the ring's few workers for long.
 //!
 //! Operations are built with tokio-uring's escape hatch, [`UnsubmittedOneshot`], which keeps what
 //! the kernel reads or writes (the buffer, the path, the file) until the completion even if the
