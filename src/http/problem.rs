@@ -28,8 +28,8 @@ pub(super) struct Problem {
     kind: &'static str,
     detail: String,
     retry_after_s: Option<u32>,
-    /// One more member of the answer.
-    extra: Option<(&'static str, Value)>,
+    /// One more member of the answer. Boxed: with some of serde_json's features a value is large.
+    extra: Option<Box<(&'static str, Value)>>,
 }
 
 impl Problem {
@@ -93,7 +93,7 @@ impl Problem {
 
     /// Adds a member to the answer.
     pub fn with(mut self, name: &'static str, value: Value) -> Self {
-        self.extra = Some((name, value));
+        self.extra = Some(Box::new((name, value)));
         self
     }
 }
@@ -222,7 +222,7 @@ fn render(problem: &Problem, request_id: &str) -> Response {
         status: problem.status.as_u16(),
         detail: &problem.detail,
         request_id,
-        extra: problem.extra.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+        extra: problem.extra.iter().map(|extra| (extra.0.to_string(), extra.1.clone())).collect(),
     };
     let mut response = (problem.status, Json(body)).into_response();
     let headers = response.headers_mut();
