@@ -293,7 +293,7 @@ impl fmt::Display for Outcome {
 }
 
 /// `4096`, `4k`, `512m`, `2g`: powers of 1024, as fio reads them.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
     let (digits, shift) = match lower.strip_suffix(['k', 'm', 'g']) {
         Some(digits) => (

@@ -14,7 +14,7 @@ pub mod fio;
 pub mod fio_output;
 pub mod machine;
 pub mod nginx;
-mod node;
+pub mod node;
 mod origin;
 pub mod own;
 pub mod peer;
@@ -173,7 +173,7 @@ pub fn command_line() -> String {
     format!("reelring-bench {}", words.join(" "))
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.trim_end_matches('s').parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
     if !(0.01..=3600.0).contains(&seconds) {
         return Err(format!("{seconds} is not between 0.01 and 3600 s"));

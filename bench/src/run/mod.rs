@@ -32,6 +32,7 @@ use reelring_storage::{Bridge, EngineChoice, Pool};
 pub use self::failure::Failure;
 use self::handicap::Handicap;
 use self::lane::{Lane, Outcome};
+pub use self::pause::Pause;
 pub use self::progress::Eta;
 use self::progress::Watched;
 use self::stats::Stats;

@@ -4,7 +4,7 @@
 //! the node is started anew, so that it has to verify what it reads. Only the server is measured, not wrk; both share the
 //! processors. The scratch folder and everything in it end with the call.
 
-mod cold;
+pub mod cold;
 pub mod server;
 mod wrk;
 
