@@ -26,7 +26,7 @@ const SHOWN: usize = 100;
 Examples:
   reelring scrub                        read and compare all; goes on where a stopped one was
   reelring scrub --rate 100M            at most 100 MiB in a second
-  reelring scrub --quarantined          look again at what was found damaged, release what is whole
+  reelring scrub --quarantined          look again at what is damaged; release what is whole
   reelring scrub --status               how far it is, what is quarantined; changes nothing
   reelring scrub --stop
   reelring scrub --json | jq '.quarantined[] | .key'

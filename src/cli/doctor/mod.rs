@@ -25,13 +25,13 @@ Examples:
   reelring doctor --data /srv/media
   reelring doctor --node http://10.0.0.5:8080
   reelring doctor --json | jq '.checks[] | select(.status != \"ok\")'
-  reelring doctor --rebuild --dry-run     what a new catalog would hold, when the old one is lost
+  reelring doctor --rebuild --dry-run     what a new catalog would hold if the old one is lost
   reelring doctor --rebuild               build it; the old one is kept beside it
 
 Status 1 if a check fails; warnings alone are status 0.
---rebuild reads the footers of all blobs while no node runs. Objects come back with key, type and
-bytes, dated by their upload's beginning. Jobs and renditions do not. Status 1 if it fails or a
-footer is damaged; such files are listed and kept.")]
+--rebuild reads the footers of all blobs while no node runs. Objects come back with key, type
+and bytes, dated by their upload's beginning. Jobs and renditions do not. Status 1 if it fails
+or a footer is damaged; such files are listed and kept.")]
 pub struct Doctor {
     /// One JSON document: status, version, checks (name, status, finding, next)
     #[arg(long)]
