@@ -43,6 +43,8 @@ impl Program {
             let given = given.map(|path| format!("{} is no file: ", path.display())).unwrap_or_default();
             format!("{given}the node to measure is missing: cargo build --release, or pass --reelring PATH")
         })?;
+        // The node runs in a folder of its own, from which a relative path would lead elsewhere.
+        let path = std::path::absolute(&path).with_context(|| path.display().to_string())?;
         let output = Command::new(&path).arg("--version").output().with_context(|| path.display().to_string())?;
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         ensure!(output.status.success(), "{} --version: {}", path.display(), output.status);
