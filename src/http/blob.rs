@@ -78,7 +78,13 @@ pub(super) fn send(
 /// The bytes, up to a failure: the client sees the connection end early, the log tells why.
 fn stream(blob: &BlobReader, part: Range<u64>) -> impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static {
     let id = blob.id();
-    blob.stream(part).inspect_err(move |error| tracing::error!(blob = %id, %error, "an answer had to be cut short"))
+    blob.stream(part)
+        .inspect_err(move |error| tracing::error!(blob = %id, %error, "an answer had to be cut short"))
+        // A client that takes bytes as fast as they come would keep its thread to itself: after each chunk others have a turn.
+        .and_then(async |chunk| {
+            tokio::task::yield_now().await;
+            Ok(chunk)
+        })
 }
 
 /// Sets a header, unless the value is none HTTP can carry.
