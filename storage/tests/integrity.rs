@@ -274,3 +274,26 @@ async fn a_scrub_evicts_no_hot_page() {
     assert!(resident_pages(&blobs) >= hot, "the scrub took hot pages away");
     store.close().await.unwrap();
 }
+
+/// Pages that the kernel's read-ahead brings in are as little to be trusted as those that were asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rots_after_it_was_read_is_found_when_it_comes_from_the_disk_again() {
+    for engine in engines() {
+        let dir = tempfile::tempdir().unwrap();
+        if is_tmpfs(dir.path()) {
+            return println!("skipped: on tmpfs nothing comes from a disk");
+        }
+        let store = open(dir.path(), engine).await;
+        let data = pattern(6_000_000);
+        let blob = put(&store, &key(0), &data).await.record.blob;
+        // Read, and so verified, by this very process.
+        let (bytes, error) = read(&store, blob).await;
+        assert!(bytes == data && error.is_none());
+        flip_byte(&path_of(dir.path(), blob), 4_500_000);
+        common::evict_from_page_cache(dir.path());
+        let (bytes, error) = read(&store, blob).await;
+        assert!(data.starts_with(&bytes) && bytes.len() <= 4_500_000, "{} bytes were sent", bytes.len());
+        assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
+        store.close().await.unwrap();
+    }
+}

@@ -7,7 +7,8 @@
 //! | anything else                                 | the engine, whole blocks, checksums verified      |
 //!
 //! A block is verified the first time this process reads it, on whatever path, and again whenever
-//! it comes from the disk. So a caller's thread takes no page fault that waits for a disk, except
+//! it comes from the disk. The kernel's read-ahead brings pages that nobody asked for, so the first
+//! page that is missing casts doubt on the whole blob: what is found in memory later is verified too. So a caller's thread takes no page fault that waits for a disk, except
 //! when the kernel evicts a page in the moment between mincore and its use.
 //!
 //! A map and its share of the budget live as long as the last `Bytes` made from it.
@@ -112,16 +113,13 @@ impl OpenBlob {
     ) -> Result<Option<Bytes>> {
         self.check()?;
         let blocks = self.whole_blocks(range);
-        let needed = if self.is_verified(&blocks) {
-            if range.end - range.start <= SMALL_READ_BYTES as u64
-                && let Some(bytes) = self.copy_resident(range)
-            {
-                return Ok(Some(bytes));
+        if range.end - range.start <= SMALL_READ_BYTES as u64 && self.is_verified(&blocks) {
+            match self.copy_resident(range) {
+                Some(bytes) => return Ok(Some(bytes)),
+                None => self.doubt(),
             }
-            range.clone()
-        } else {
-            blocks.clone()
-        };
+        }
+        let needed = if self.is_verified(&blocks) { range.clone() } else { blocks.clone() };
         let fits = |w: &Arc<Window>| w.range.start <= needed.start && needed.end <= w.range.end;
         let shared = match window.take().filter(fits) {
             Some(shared) => shared,
@@ -136,6 +134,7 @@ impl OpenBlob {
             let range = shared.within(range);
             Some(Bytes::from_owner(Mapped { window: Arc::clone(&shared), range }))
         } else {
+            self.doubt();
             None
         };
         *window = Some(shared);
@@ -205,6 +204,17 @@ impl OpenBlob {
 
     fn is_verified(&self, blocks: &Range<u64>) -> bool {
         block_indices(blocks).all(|block| self.verified[(block / 64) as usize].load(Relaxed) & (1 << (block % 64)) != 0)
+    }
+
+    /// Some page is not there (any more). Reading it will bring others along, unseen, by the kernel's read-ahead: whatever
+    /// of this blob is found in memory from now on may be fresh from the disk, and is verified again.
+    fn doubt(&self) {
+        for word in &self.verified {
+            // Looked at first, so that doubting twice costs no cache line.
+            if word.load(Relaxed) != 0 {
+                word.store(0, Relaxed);
+            }
+        }
     }
 
     fn whole_blocks(&self, range: &Range<u64>) -> Range<u64> {
