@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support;
-use crate::support::node::{Node, files};
+use crate::support::node::{Node, files, reelring};
 
 /// Bytes that differ from object to object.
 fn body(n: usize) -> Vec<u8> {
@@ -146,29 +146,14 @@ async fn a_scrub_over_http_finds_what_nobody_read() {
     assert_eq!(start(json!({"rate": 1})).await.unwrap().status(), 400, "unknown options are refused");
 
     // The command says the same, with the node and without.
-    let scrub = |arguments: &[&str]| {
-        std::process::Command::new(env!("CARGO_BIN_EXE_reelring"))
-            .args(["scrub", "--data"])
-            .arg(&data)
-            .args(arguments)
-            .env_remove("REELRING_NODE")
-            .current_dir(dir.path())
-            .output()
-            .unwrap()
-    };
+    let scrub = |arguments: &[&str]| reelring(&data, &[&["scrub"], arguments].concat());
     let output = scrub(&["--status"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("damaged  damage/3: bytes "), "{output:?}");
     let output = scrub(&["--quarantined", "--json"]);
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &status["progress"]["damaged"]), (Some(1), &json!(12)), "{status}");
-    let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_reelring"))
-        .args(["doctor", "--json", "--data"])
-        .arg(&data)
-        .env_remove("REELRING_NODE")
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
+    let doctor = reelring(&data, &["doctor", "--json"]);
     let report: Value = serde_json::from_slice(&doctor.stdout).unwrap();
     let check = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "integrity").unwrap();
     assert_eq!(check["status"], "fail");
@@ -192,16 +177,7 @@ async fn a_lost_catalog_is_rebuilt_by_the_doctor() {
         let put = node.put(&key(n), body(n)).header("content-type", "video/mp4");
         assert_eq!(put.send().await.unwrap().status(), 201);
     }
-    let doctor = |arguments: &[&str]| {
-        std::process::Command::new(env!("CARGO_BIN_EXE_reelring"))
-            .args(["doctor", "--rebuild", "--data"])
-            .arg(&data)
-            .args(arguments)
-            .env_remove("REELRING_NODE")
-            .current_dir(dir.path())
-            .output()
-            .unwrap()
-    };
+    let doctor = |arguments: &[&str]| reelring(&data, &[&["doctor", "--rebuild"], arguments].concat());
     let output = doctor(&[]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && text.contains("in use by process"), "a node runs here: {text}");

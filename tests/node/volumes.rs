@@ -2,13 +2,12 @@
 //! docs/operations.md describes ("A degraded volume"), step by step.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::mounted::{Kind, Mounted, own_mounts};
-use super::support::node::Node;
+use super::support::node::{Node, reelring};
 use super::support::{Noise, scratch, skipped};
 
 const OBJECT_BYTES: usize = 1_500_000;
@@ -41,9 +40,7 @@ async fn volume(node: &Node, number: u64) -> Value {
 
 /// What `reelring doctor` says of the node's volumes, and whether it is satisfied.
 fn doctor(node: &Node) -> (bool, Vec<Value>) {
-    let mut doctor = Command::new(env!("CARGO_BIN_EXE_reelring"));
-    doctor.args(["doctor", "--json", "--node", &node.url(""), "--data"]).arg(node.data()).env_remove("REELRING_DATA");
-    let output = doctor.current_dir("/").output().expect("the doctor comes");
+    let output = reelring(node.data(), &["doctor", "--json", "--node", &node.url("")]);
     let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
     let checks = report["checks"].as_array().expect("checks");
     (output.status.success(), checks.iter().filter(|check| check["name"] == "volume").cloned().collect())

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder};
@@ -42,6 +42,14 @@ pub fn serve(data: &Path, settings: &[Setting]) -> Command {
         .stdout(log.try_clone().expect("the log"))
         .stderr(log);
     command
+}
+
+/// What a command that is not `serve` answers, with nothing of the caller's settings.
+pub fn reelring(data: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reelring"));
+    command.args(arguments).arg("--data").arg(data).env_remove("REELRING_NODE").env_remove("REELRING_DATA");
+    // A folder that outlives every disk that a test takes away.
+    command.current_dir("/").output().expect("reelring runs")
 }
 
 fn log_path(data: &Path) -> PathBuf {

@@ -65,6 +65,9 @@ pub enum Section {
     },
 }
 
+/// Most footers fit this end of their file: 64 KiB hold the checksums of 4 GiB.
+pub(crate) const TAIL_BYTES: u64 = 64 * 1024;
+
 /// Blocks in a blob of `length` bytes.
 pub(crate) fn block_count(length: u64) -> u64 {
     length.div_ceil(BLOCK_BYTES as u64)
@@ -80,6 +83,16 @@ pub(crate) fn block_range(index: u64, length: u64) -> Range<u64> {
 pub(crate) struct Trailer {
     pub(crate) body_bytes: usize,
     crc: u32,
+}
+
+/// What the last part of a file tells of its footer.
+pub(crate) enum InTail {
+    Whole(Footer),
+    /// It begins before that part: its body is to be read from there.
+    BeginsAt {
+        body: Range<u64>,
+        trailer: Trailer,
+    },
 }
 
 impl Trailer {
@@ -137,6 +150,29 @@ impl Footer {
         out.extend_from_slice(&0u32.to_le_bytes());
         out.extend_from_slice(MAGIC);
         out
+    }
+
+    /// Finds the footer at the end of a file of `file_bytes`, of which `tail` is the last part, [`TAIL_BYTES`] or all.
+    pub(crate) fn in_tail(tail: &[u8], file_bytes: u64) -> Result<InTail, String> {
+        let Some((before, trailer)) = tail.split_last_chunk::<TRAILER_BYTES>() else {
+            return Err(format!("a file of {file_bytes} bytes has no blob footer"));
+        };
+        let trailer = Trailer::decode(trailer, file_bytes)?;
+        if let Some(start) = before.len().checked_sub(trailer.body_bytes) {
+            return Footer::decode(&before[start..], &trailer, file_bytes).map(InTail::Whole);
+        }
+        let end = file_bytes - TRAILER_BYTES as u64;
+        Ok(InTail::BeginsAt { body: end - trailer.body_bytes as u64..end, trailer })
+    }
+
+    /// Compares a block's bytes with its checksum; the message tells where they differ.
+    pub(crate) fn check_block(&self, index: u64, bytes: &[u8]) -> Result<(), String> {
+        let (found, expected) = (crc32c::crc32c(bytes), self.block_crcs[index as usize]);
+        if found == expected {
+            return Ok(());
+        }
+        let Range { start, end } = block_range(index, self.length);
+        Err(format!("bytes {start}..{end} have crc32c {found:08x}, the footer says {expected:08x}"))
     }
 
     /// Decodes the body that `trailer` announced, for a file of `file_bytes`.

@@ -189,14 +189,7 @@ impl OpenBlob {
                 continue;
             }
             let range = block_range(block, self.footer.length);
-            let (found, expected) = (crc32c::crc32c(bytes(&range)), self.footer.block_crcs[block as usize]);
-            if found != expected {
-                let detail = format!(
-                    "bytes {}..{} have crc32c {found:08x}, the footer says {expected:08x}",
-                    range.start, range.end
-                );
-                return Err(self.corrupt(detail));
-            }
+            self.footer.check_block(block, bytes(&range)).map_err(|detail| self.corrupt(detail))?;
             word.fetch_or(bit, Relaxed);
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::Stream;
 
-use super::format::{Footer, TRAILER_BYTES, Trailer};
+use super::format::{Footer, InTail, TAIL_BYTES};
 use crate::blob::read_path::{ColdRead, OpenBlob, Window};
 use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
@@ -162,18 +162,14 @@ impl Cursor {
 pub(crate) async fn read_footer(volume: &Volume, pool: &Pool, file: &Arc<NamedFile>) -> Result<Footer> {
     let corrupt = |detail: String| Error::corrupt(&file.path, detail);
     let file_bytes = file.file.metadata().map_err(|e| Error::io("stat", &file.path, e))?.len();
-    // Most footers fit the first read: 64 KiB hold the checksums of 4 GiB.
-    let tail = read_exact(volume, pool, file, file_bytes.saturating_sub(64 * 1024)..file_bytes).await?;
-    let Some((before, trailer)) = tail.split_last_chunk::<TRAILER_BYTES>() else {
-        return Err(corrupt(format!("a file of {file_bytes} bytes has no blob footer")));
-    };
-    let trailer = Trailer::decode(trailer, file_bytes).map_err(corrupt)?;
-    if let Some(start) = before.len().checked_sub(trailer.body_bytes) {
-        return Footer::decode(&before[start..], &trailer, file_bytes).map_err(corrupt);
+    let tail = read_exact(volume, pool, file, file_bytes.saturating_sub(TAIL_BYTES)..file_bytes).await?;
+    match Footer::in_tail(&tail, file_bytes).map_err(corrupt)? {
+        InTail::Whole(footer) => Ok(footer),
+        InTail::BeginsAt { body, trailer } => {
+            let body = read_exact(volume, pool, file, body).await?;
+            Footer::decode(&body, &trailer, file_bytes).map_err(corrupt)
+        }
     }
-    let end = file_bytes - TRAILER_BYTES as u64;
-    let body = read_exact(volume, pool, file, end - trailer.body_bytes as u64..end).await?;
-    Footer::decode(&body, &trailer, file_bytes).map_err(corrupt)
 }
 
 async fn read_exact(volume: &Volume, pool: &Pool, file: &Arc<NamedFile>, range: Range<u64>) -> Result<Vec<u8>> {

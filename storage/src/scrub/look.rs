@@ -13,7 +13,6 @@ use rustix::fs::Advice;
 use super::Watch;
 use super::pace::Pace;
 use super::record::BlobRow;
-use crate::blob::format::{Footer, block_range};
 use crate::blob::read_footer;
 use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
@@ -139,7 +138,9 @@ impl Opened {
                     at + buffer.len() as u64
                 )));
             };
-            compare_blocks(&footer, at, bytes).map_err(corrupt)?;
+            for (index, block) in (at / BLOCK_BYTES as u64..).zip(bytes.chunks(BLOCK_BYTES)) {
+                footer.check_block(index, block).map_err(corrupt)?;
+            }
             whole.update(bytes);
             at += len as u64;
         }
@@ -152,22 +153,6 @@ impl Opened {
         }
         Ok(Some(footer.length))
     }
-}
-
-/// Compares the blocks that begin at `at`.
-fn compare_blocks(footer: &Footer, at: u64, bytes: &[u8]) -> std::result::Result<(), String> {
-    let first = at / BLOCK_BYTES as u64;
-    for (index, block) in (first..).zip(bytes.chunks(BLOCK_BYTES)) {
-        let (found, expected) = (crc32c::crc32c(block), footer.block_crcs[index as usize]);
-        if found != expected {
-            let range = block_range(index, footer.length);
-            return Err(format!(
-                "bytes {}..{} have crc32c {found:08x}, the footer says {expected:08x}",
-                range.start, range.end
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn hex(hash: &[u8; 32]) -> String {

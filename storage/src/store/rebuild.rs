@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Transaction};
 
-use crate::blob::format::{Footer, TRAILER_BYTES, Trailer};
+use crate::blob::format::{Footer, InTail, TAIL_BYTES};
 use crate::catalog::objects::{self, BlobRow};
 use crate::catalog::{schema, volumes};
 use crate::error::{Error, Result};
@@ -294,16 +294,10 @@ fn footer_of(path: &Path) -> std::result::Result<Footer, String> {
         let mut bytes = vec![0; (end - start) as usize];
         file.read_exact_at(&mut bytes, start).map(|()| bytes).map_err(text)
     };
-    let tail = read(file_bytes.saturating_sub(64 * 1024), file_bytes)?;
-    let Some((before, trailer)) = tail.split_last_chunk::<TRAILER_BYTES>() else {
-        return Err(format!("a file of {file_bytes} bytes has no blob footer"));
-    };
-    let trailer = Trailer::decode(trailer, file_bytes)?;
-    if let Some(start) = before.len().checked_sub(trailer.body_bytes) {
-        return Footer::decode(&before[start..], &trailer, file_bytes);
+    match Footer::in_tail(&read(file_bytes.saturating_sub(TAIL_BYTES), file_bytes)?, file_bytes)? {
+        InTail::Whole(footer) => Ok(footer),
+        InTail::BeginsAt { body, trailer } => Footer::decode(&read(body.start, body.end)?, &trailer, file_bytes),
     }
-    let end = file_bytes - TRAILER_BYTES as u64;
-    Footer::decode(&read(end - trailer.body_bytes as u64, end)?, &trailer, file_bytes)
 }
 
 /// The entries of a directory by name; none when it is no directory (a file among them is nobody's).
