@@ -6,6 +6,7 @@
 mod assets;
 mod blob;
 mod conditional;
+mod connection;
 mod digest;
 mod events;
 mod health;

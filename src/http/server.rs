@@ -1,23 +1,18 @@
-//! The listener: bounded connections, bounded headers, timeouts, and a graceful end.
+//! The listener: a bounded number of connections, and a graceful end.
 //!
-//! `serve` owns the listening socket and every connection. When `shutdown` fires it accepts no more, lets requests in
-//! progress finish until the drain deadline, then drops the rest.
+//! `serve` owns the listening socket; what happens on one connection is `connection`'s. When `shutdown` fires it accepts
+//! no more, lets requests in progress finish until the drain deadline, then drops the rest.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 
-use super::linger::Linger;
+use super::connection::Connections;
 use crate::limits;
 use crate::node::Node;
 
@@ -27,21 +22,13 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
             |error| tracing::warn!(%error, "http.addr cannot be written: commands need --node to find this node"),
         )
         .ok();
-    let service = TowerToHyperService::new(super::router(node.clone()));
-    let connections = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits::HTTP_HEADER_TIMEOUT)
-        .max_buf_size(limits::HTTP_HEADER_BYTES)
-        .max_headers(limits::HTTP_HEADERS)
-        // A client that has sent its request may close its side and wait for the answer.
-        .half_close(true);
+    let connections = Connections::new(&node);
+    let permits = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS));
 
     loop {
         let accepted = async {
             // The permit comes first: beyond the limit, connections wait in the kernel's backlog.
-            let permit = connections.clone().acquire_owned().await;
+            let permit = permits.clone().acquire_owned().await;
             (listener.accept().await, permit)
         };
         let (accepted, permit) = tokio::select! {
@@ -58,22 +45,13 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
-        // A client that takes nothing holds what was read for it: after a while others need that more.
-        let mut stream = TimeoutWriter::new(stream);
-        stream.set_timeout(Some(limits::HTTP_SEND_STALL));
-        let stream = TokioIo::new(Linger::new(Box::pin(stream)));
-        let connection = graceful.watch(http.serve_connection(stream, service.clone()));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            drop(permit);
-        });
+        if let Ok(permit) = permit {
+            connections.serve(stream, permit);
+        }
     }
     drop(listener);
     node.closing().cancel();
-    if tokio::time::timeout(limits::DRAIN, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(limits::DRAIN, connections.drain()).await.is_err() {
         tracing::warn!(seconds = limits::DRAIN.as_secs(), "requests were still open at the drain deadline");
     }
     Ok(())
