@@ -8,8 +8,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -83,13 +84,13 @@ fn no_asset(id: &AssetId) -> Problem {
 pub(super) async fn hls(
     State(node): State<Arc<Node>>,
     Path((id, path)): Path<(String, String)>,
-    method: Method,
-    headers: HeaderMap,
+    request: Request,
 ) -> Result<Response, Problem> {
+    let (request, _) = request.into_parts();
     let mut response = match path.split_once('/') {
         None if path == "main.m3u8" => main_playlist(&node, &id).await?,
         Some((rendition, "index.m3u8")) => media_playlist(&node, &id, rendition).await?,
-        Some((rendition, file)) => part(&node, &id, rendition, file, &method, &headers).await?,
+        Some((rendition, file)) => part(&node, &id, rendition, file, &request).await?,
         None => return Err(no_part(&id, &path)),
     };
     // Players on other sites' pages may use it: there is nothing a browser would add that is not public already.
@@ -118,14 +119,7 @@ fn playlist(asset: &Asset, text: String) -> Response {
     ([(header::CONTENT_TYPE, PLAYLIST), (header::CACHE_CONTROL, cache)], text).into_response()
 }
 
-async fn part(
-    node: &Node,
-    id: &str,
-    rendition: &str,
-    file: &str,
-    method: &Method,
-    headers: &HeaderMap,
-) -> Result<Response, Problem> {
+async fn part(node: &Node, id: &str, rendition: &str, file: &str, request: &Parts) -> Result<Response, Problem> {
     let asset = parse_id(id)?;
     let found = assets::part(node.store().catalog(), &asset, rendition, file).await?;
     let blob = found.ok_or_else(|| no_part(id, &format!("{rendition}/{file}")))?;
@@ -141,7 +135,7 @@ async fn part(
     // The blob's id is its version: it never has other bytes, and carries the time of its making.
     let modified = UNIX_EPOCH + Duration::from_secs(blob.created_ms() / 1000);
     let version = Version { name: &file, etag: format!("\"{blob}\""), modified };
-    blob::send(method, headers, &version, described, &reader)
+    blob::send(request, &version, described, &reader)
 }
 
 fn not_yet(id: &str) -> Problem {

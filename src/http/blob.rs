@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::time::SystemTime;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -26,13 +27,13 @@ pub(super) struct Version<'a> {
 
 /// Answers with `blob`, as much of it as the request's headers ask for. `described` are the headers of its content.
 pub(super) fn send(
-    method: &Method,
-    request: &HeaderMap,
+    request: &Parts,
     version: &Version,
     described: HeaderMap,
     blob: &BlobReader,
 ) -> Result<Response, Problem> {
     let Version { name, etag, modified } = version;
+    let Parts { method, headers: request, extensions, .. } = request;
     let length = blob.len();
     let mut answer = HeaderMap::new();
     insert(&mut answer, header::ETAG, etag);
@@ -71,8 +72,14 @@ pub(super) fn send(
     };
     answer.extend(described);
     answer.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
-    let body = if method == Method::HEAD { Body::empty() } else { Body::from_stream(stream(blob, part)) };
+    let body = if method == Method::HEAD { Body::empty() } else { body_of(blob, part, extensions) };
     Ok((status, answer, body).into_response())
+}
+
+/// The bytes of `part` as a body, the one place where stored bytes become an answer. `connection` is what the connection
+/// said about itself in the request's extensions.
+pub(super) fn body_of(blob: &BlobReader, part: Range<u64>, _connection: &Extensions) -> Body {
+    Body::from_stream(stream(blob, part))
 }
 
 /// The bytes, up to a failure: the client sees the connection end early, the log tells why.

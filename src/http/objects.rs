@@ -8,8 +8,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
@@ -117,18 +117,13 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// GET and HEAD.
-pub(super) async fn read(
-    State(node): State<Arc<Node>>,
-    method: Method,
-    uri: Uri,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let key = key_of(&uri)?;
+pub(super) async fn read(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
+    let (request, _) = request.into_parts();
+    let key = key_of(&request.uri)?;
     let (object, reader) = open(&node, &key).await?;
     let version = Version { name: &key, etag: conditional::etag(&object), modified: conditional::modified(&object) };
-    let described = describe(&key, &object, download_name(query.as_deref()));
-    blob::send(&method, &headers, &version, described, &reader)
+    let described = describe(&key, &object, download_name(request.uri.query()));
+    blob::send(&request, &version, described, &reader)
 }
 
 /// The object and its blob. A replacement between the two look-ups removes the blob: then the new object counts.
