@@ -13,6 +13,7 @@ pub mod ingest;
 pub mod plugins;
 pub mod transcode;
 
+pub mod access;
 pub mod config;
 pub mod error;
 pub mod limits;

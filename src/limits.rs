@@ -42,6 +42,15 @@ pub const EVENT_STREAMS: usize = 256;
 /// The hls.js file of the player page.
 pub const PLAYER_SCRIPT_BYTES: u64 = 8 << 20;
 
+// --- access ---
+/// Tokens of one node; the file that has them; the name of one.
+pub const TOKENS: usize = 1000;
+pub const TOKENS_FILE_BYTES: u64 = 1 << 20;
+pub const TOKEN_NAME_BYTES: usize = 100;
+/// The value of a `signature` parameter, and the longest a signed address is valid.
+pub const SIGNATURE_BYTES: usize = 128;
+pub const SIGNATURE_DAYS: u64 = 366;
+
 // --- jobs ---
 /// Jobs waiting; one more is refused with 503.
 pub const JOBS_QUEUED: usize = 100_000;
