@@ -28,6 +28,8 @@ pub const OBJECT_BYTES: u64 = 1024 * GIB;
 /// Rows of one list page, and the default.
 pub const LIST_PAGE_MAX: usize = 1000;
 pub const LIST_PAGE_DEFAULT: usize = 100;
+/// Ranges of one request.
+pub const HTTP_RANGES: usize = 128;
 /// Headers of a request.
 pub const HTTP_HEADERS: usize = 100;
 /// A stored Content-Type; a longer one is not kept.

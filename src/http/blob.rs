@@ -1,4 +1,4 @@
-//! A stored blob as the answer to a GET or HEAD: conditions, one range, a streamed body.
+//! A stored blob as the answer to a GET or HEAD: conditions, ranges, a streamed body.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -13,8 +13,10 @@ use futures_util::{Stream, TryStreamExt};
 use reelring_storage::{BlobReader, Error as StorageError};
 
 use super::conditional::{self, Decision};
+use super::multipart::Multipart;
 use super::problem::Problem;
 use super::range::{self, Asked};
+use crate::limits;
 
 /// What identifies the version that is sent.
 pub(super) struct Version<'a> {
@@ -37,7 +39,10 @@ pub(super) fn send(
     let length = blob.len();
     let mut answer = HeaderMap::new();
     insert(&mut answer, header::ETAG, etag);
-    insert(&mut answer, header::LAST_MODIFIED, &httpdate::fmt_http_date(*modified));
+    // A version that followed another one within its second counts as modified in the next, which has yet to come.
+    if *modified <= SystemTime::now() {
+        insert(&mut answer, header::LAST_MODIFIED, &httpdate::fmt_http_date(*modified));
+    }
     answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     answer.extend(described.get(header::CACHE_CONTROL).map(|value| (header::CACHE_CONTROL, value.clone())));
 
@@ -48,29 +53,45 @@ pub(super) fn send(
         }
         Decision::Send => {}
     }
-    let range = request.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let asked = match range {
-        Some(range) if method == Method::GET && conditional::range_counts(request, etag, *modified) => {
-            range::parse(range, length)
-        }
-        _ => Asked::Whole,
+    let asked = match method == Method::GET && conditional::range_counts(request, etag, *modified) {
+        true => range::of(request, length),
+        false => Asked::Whole,
     };
-    let (status, part) = match asked {
-        Asked::Whole => (StatusCode::OK, 0..length),
-        Asked::Part(part) => {
+    let refused = |detail: String| {
+        let mut response = Problem::range(detail).into_response();
+        insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
+        Ok(response)
+    };
+    let mut parts = match asked {
+        Asked::Whole => Vec::new(),
+        Asked::Parts(parts) => parts,
+        Asked::Outside => {
+            return refused(format!("{name} has {length} bytes, nothing of the range asked for lies in it"));
+        }
+        Asked::TooMany => {
+            let most = limits::HTTP_RANGES;
+            return refused(format!(
+                "one request may ask for {most} ranges of {name}; ask for the others in further ones"
+            ));
+        }
+    };
+    answer.extend(described);
+    if parts.len() > 1 {
+        let multipart = Multipart::new(parts, length, answer.get(header::CONTENT_TYPE));
+        insert(&mut answer, header::CONTENT_TYPE, &multipart.content_type());
+        answer.insert(header::CONTENT_LENGTH, multipart.content_length().into());
+        let (blob, connection) = (blob.clone(), extensions.clone());
+        let body = multipart.body(move |part| body_of(&blob, part, &connection));
+        return Ok((StatusCode::PARTIAL_CONTENT, answer, body).into_response());
+    }
+    let (status, part) = match parts.pop() {
+        None => (StatusCode::OK, 0..length),
+        Some(part) => {
             let content_range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
             insert(&mut answer, header::CONTENT_RANGE, &content_range);
             (StatusCode::PARTIAL_CONTENT, part)
         }
-        Asked::Unsatisfiable => {
-            let range = range.unwrap_or_default();
-            let problem = Problem::range(format!("{name} has {length} bytes, nothing of {range} lies in it"));
-            let mut response = problem.into_response();
-            insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
-            return Ok(response);
-        }
     };
-    answer.extend(described);
     answer.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
     let body = if method == Method::HEAD { Body::empty() } else { body_of(blob, part, extensions) };
     Ok((status, answer, body).into_response())

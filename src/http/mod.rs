@@ -13,6 +13,7 @@ mod health;
 mod jobs;
 mod linger;
 mod metrics;
+mod multipart;
 mod objects;
 mod player;
 mod plugins;

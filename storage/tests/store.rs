@@ -213,6 +213,19 @@ async fn preconditions_hold_or_leave_nothing() {
     let sealed = store_bytes(&store, b"two").await;
     store.put_object(&key, sealed, Precondition::IfMatch(vec![[1; 32], hash])).await.unwrap();
     assert_eq!(files_below(&dir.path().join("blobs")).len(), 1);
+
+    let current = store.object(&key).await.unwrap().unwrap();
+    let second = current.modified_ms.div_euclid(1000);
+    refused(Precondition::IfNoneMatch(vec![[0; 32], current.blake3])).await;
+    refused(Precondition::IfUnmodifiedSince(second - 1)).await;
+    refused(Precondition::All(vec![Precondition::IfMatchAny, Precondition::IfUnmodifiedSince(second - 1)])).await;
+    let both = vec![Precondition::IfUnmodifiedSince(second), Precondition::IfNoneMatch(vec![hash])];
+    let sealed = store_bytes(&store, b"three").await;
+    let third = store.put_object(&key, sealed, Precondition::All(both)).await.unwrap().record;
+    assert!(third.modified_ms.div_euclid(1000) > second, "two versions never share a second: {third:?}");
+    store.delete_object(&key, Precondition::IfUnmodifiedSince(second)).await.expect_err("modified since");
+    assert!(store.delete_object(&key, Precondition::IfMatch(vec![third.blake3])).await.unwrap());
+    assert!(!store.delete_object(&key, Precondition::IfMatchAny).await.unwrap(), "what is not there has no condition");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod large;
 mod objects;
 mod plugins;
 mod seccomp;
+mod semantics;
 mod shutdown;
 mod transcode;
 mod volumes;

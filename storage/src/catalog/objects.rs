@@ -28,6 +28,12 @@ pub enum Precondition {
     IfMatchAny,
     /// It does not exist.
     IfNoneMatchAny,
+    /// It has none of these hashes, or does not exist.
+    IfNoneMatch(Vec<[u8; 32]>),
+    /// It was not modified after this second since 1970, or does not exist.
+    IfUnmodifiedSince(i64),
+    /// All of these hold.
+    All(Vec<Precondition>),
 }
 
 #[derive(Debug, Clone)]
@@ -57,14 +63,22 @@ pub(crate) struct Forgotten {
 impl Precondition {
     /// Whether the condition holds for what is stored now.
     pub fn check(&self, key: &Key, current: Option<&ObjectRecord>) -> Result<()> {
-        let holds = match self {
+        if self.holds(current) {
+            return Ok(());
+        }
+        Err(Error::PreconditionFailed { key: key.to_string(), current: current.map(|c| c.blake3) })
+    }
+
+    fn holds(&self, current: Option<&ObjectRecord>) -> bool {
+        match self {
             Precondition::None => true,
             Precondition::IfMatch(hashes) => current.is_some_and(|c| hashes.contains(&c.blake3)),
             Precondition::IfMatchAny => current.is_some(),
             Precondition::IfNoneMatchAny => current.is_none(),
-        };
-        let current = current.map(|c| c.blake3);
-        if holds { Ok(()) } else { Err(Error::PreconditionFailed { key: key.to_string(), current }) }
+            Precondition::IfNoneMatch(hashes) => current.is_none_or(|c| !hashes.contains(&c.blake3)),
+            Precondition::IfUnmodifiedSince(second) => current.is_none_or(|c| second_of(c.modified_ms) <= *second),
+            Precondition::All(all) => all.iter().all(|one| one.holds(current)),
+        }
     }
 }
 
@@ -73,6 +87,16 @@ const SELECT: &str = "SELECT o.key, o.blob, b.length, b.blake3, b.content_type, 
 
 fn now_ms() -> i64 {
     crate::clock::now_ms() as i64
+}
+
+fn second_of(ms: i64) -> i64 {
+    ms.div_euclid(1000)
+}
+
+/// When the object that takes the place of `current` counts as modified: never in the same second, because a second is
+/// all that a date in HTTP tells of a version.
+fn modified_ms(current: Option<&ObjectRecord>) -> i64 {
+    current.map_or(0, |current| (second_of(current.modified_ms) + 1) * 1000).max(now_ms())
 }
 
 pub(crate) fn insert_blob(tx: &Transaction<'_>, row: &BlobRow) -> Result<()> {
@@ -108,7 +132,7 @@ pub(crate) fn put(
     precondition.check(key, current.as_ref())?;
     let sql = "INSERT INTO objects (key, blob, modified_ms) VALUES (?1, ?2, ?3)
                ON CONFLICT (key) DO UPDATE SET blob = excluded.blob, modified_ms = excluded.modified_ms";
-    tx.prepare_cached(sql)?.execute((key.as_str(), blob, now_ms()))?;
+    tx.prepare_cached(sql)?.execute((key.as_str(), blob, modified_ms(current.as_ref())))?;
     let created = current.is_none();
     let replaced = match current {
         Some(current) => delete_blob(tx, current.blob)?,
@@ -118,13 +142,12 @@ pub(crate) fn put(
     Ok((PutOutcome { record, created }, replaced))
 }
 
-/// Removes the object; returns its blob, which is then nobody's.
+/// Removes the object; returns its blob, which is then nobody's. Where there is no object there is no condition either.
 pub(crate) fn delete(tx: &Transaction<'_>, key: &Key, precondition: &Precondition) -> Result<Option<BlobId>> {
-    let current = get(tx, key)?;
-    precondition.check(key, current.as_ref())?;
-    let Some(current) = current else {
+    let Some(current) = get(tx, key)? else {
         return Ok(None);
     };
+    precondition.check(key, Some(&current))?;
     tx.prepare_cached("DELETE FROM objects WHERE key = ?1")?.execute([key.as_str()])?;
     Ok(Some(current.blob))
 }
