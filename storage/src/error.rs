@@ -71,6 +71,10 @@ pub enum Error {
     #[error("the engine {engine} cannot run here: {reason}; use --engine auto or threads")]
     EngineRefused { engine: &'static str, reason: String },
 
+    /// For those who followed a blob while it was written: what they have is not an object.
+    #[error("{key} was not stored: its writer ended, {sent} bytes of it had been read; read it again once it is there")]
+    NotStored { key: String, sent: u64 },
+
     #[error("the store is closed")]
     Closed,
 

@@ -37,7 +37,7 @@ mod store;
 mod volume;
 
 pub use blob::format::{Footer, Section};
-pub use blob::{BlobMeta, BlobReader, BlobWriter, SealedBlob};
+pub use blob::{BlobMeta, BlobReader, BlobWriter, Follower, SealedBlob};
 pub use bridge::{Bridge, How, NamedFile, Pending};
 pub use buffer::{Buffer, Pool};
 pub use catalog::Catalog;
@@ -50,6 +50,7 @@ pub use rusqlite;
 pub use scrub::{ScrubCounts, ScrubOptions, ScrubProgress, ScrubResult, ScrubStatus};
 pub use stats::{OP_SECONDS_BUCKETS, OpStats, StoreStats, VolumeState, VolumeStats};
 pub use store::rebuild::{LeftOut, Rebuild, RebuildProgress, RebuildReport};
+pub use store::writing::KeyWriter;
 pub use store::{Store, StoreOptions};
 pub use volume::quarantine::Quarantined;
 pub use volume::room::RoomLimits;

@@ -15,6 +15,9 @@ pub const BATCH_BYTES_FIRST: usize = BLOCK_BYTES;
 /// Batches of one writer on their way to the disk while it fills the next.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
 
+/// A writer that is followed hands a batch on at this age, full or not: who watches a slow upload waits no longer than that.
+pub const FOLLOWED_BATCH_AGE: Duration = Duration::from_millis(250);
+
 /// A blob of this size is written past the page cache (durability.md has the figures): smaller ones are often read next.
 pub const DIRECT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 

@@ -7,15 +7,19 @@
 pub(crate) mod read_path;
 
 mod direct;
+mod follower;
 pub(crate) mod format;
 mod hashes;
 mod journal;
+mod progress;
 mod reader;
 mod resume;
 mod sealed;
 mod writer;
 
 pub(crate) use direct::Direct;
+pub use follower::Follower;
+pub(crate) use progress::Progress;
 pub use reader::BlobReader;
 pub(crate) use reader::read_footer;
 pub use sealed::SealedBlob;

@@ -103,6 +103,7 @@ impl BlobWriter {
             in_hand: Some(in_hand),
             claim,
             room: volume.room.adopt(journal.durable),
+            publisher: None,
         };
         let blocks_recorded = journal.block_crcs.len();
         let journal_file = JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded };

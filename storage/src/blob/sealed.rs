@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::progress::Publisher;
 use crate::id::BlobId;
 use crate::volume::Volume;
 use crate::volume::claim::{Claim, InHand};
@@ -34,11 +35,14 @@ pub(super) struct Files {
     pub(super) in_hand: Option<InHand>,
     pub(super) claim: Arc<Claim>,
     pub(super) room: Reservation,
+    /// Tells the followers; dropped with the files, that nothing will come of them.
+    pub(super) publisher: Option<Publisher>,
 }
 
 impl Files {
     pub(super) async fn remove(mut self) {
         self.armed = false;
+        self.publisher = None;
         self.in_hand = None;
         self.volume.remove_files(&self.paths).await;
         self.volume.set_unacknowledged(self.id, false);
@@ -72,6 +76,9 @@ impl SealedBlob {
     /// The catalog has it: the file stays. What is returned is to be removed from its volume (the journal).
     pub(crate) fn committed(mut self) -> ((Arc<Volume>, Vec<PathBuf>), Arc<Claim>) {
         self.files.armed = false;
+        if let Some(publisher) = self.files.publisher.take() {
+            publisher.stored();
+        }
         self.files.volume.set_unacknowledged(self.id, false);
         let blob = self.files.volume.blob_path(self.id);
         let partial = self.files.volume.partial_path(self.id);

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Buf, Bytes};
 
@@ -17,17 +18,20 @@ use super::direct::Way;
 use super::format::{Footer, Section, TRAILER_BYTES, block_count};
 use super::hashes::Hashes;
 use super::journal::Record;
+use super::progress::Publisher;
 use super::resume::check_note;
 use super::sealed::{Files, SealedBlob};
 use super::{BlobMeta, check_length};
-use crate::bridge::{How, NamedFile, Pending};
+use crate::bridge::{How, Landed, NamedFile, Pending};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{
-    BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, SYNC_ROUND_FILE_BYTES_MAX,
+    BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, FOLLOWED_BATCH_AGE,
+    SYNC_ROUND_FILE_BYTES_MAX,
 };
 use crate::sabotage::{self, Sabotage};
+use crate::store::writing::Writing;
 use crate::volume::Volume;
 use crate::volume::room::Reservation;
 
@@ -48,6 +52,8 @@ pub struct BlobWriter {
     allocated: u64,
     batch: Option<Batch>,
     in_flight: VecDeque<Pending<()>>,
+    /// When the last batch was handed to the engine.
+    handed_over: Instant,
     pub(super) journal: Option<JournalFile>,
     /// An operation failed or was cancelled half way.
     failed: bool,
@@ -94,7 +100,8 @@ impl BlobWriter {
             let claim = in_hand.claim();
             let file = opener.bridge.open_claimed(&path, How::CreateNew, Arc::clone(&claim)).await?;
             let (volume, in_hand) = (Arc::clone(&opener), Some(in_hand));
-            let mut files = Files { volume, id, paths: vec![path], armed: true, in_hand, claim, room };
+            let paths = vec![path];
+            let mut files = Files { volume, id, paths, armed: true, in_hand, claim, room, publisher: None };
             if !journaled {
                 return Ok((file, files, None));
             }
@@ -131,9 +138,20 @@ impl BlobWriter {
             allocated: 0,
             batch: None,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
+            handed_over: Instant::now(),
             journal,
             failed: false,
         }
+    }
+
+    /// Lets others follow it, if it has a key.
+    pub(crate) fn announced_in(mut self, writing: &Arc<Writing>) -> BlobWriter {
+        if let Some(key) = self.meta.key.clone() {
+            let (writing, volume, meta) = (Arc::clone(writing), Arc::clone(&self.volume), self.meta.clone());
+            let publisher = Publisher::new(writing, key, self.id, meta, volume, &self.file, &self.hashes);
+            self.files.publisher = Some(publisher);
+        }
+        self
     }
 
     pub fn id(&self) -> BlobId {
@@ -189,8 +207,26 @@ impl BlobWriter {
         // Until all is taken: a caller that gave up half way must not go on behind a gap.
         self.failed = true;
         self.take(data).await?;
+        if self.is_followed() && self.handed_over.elapsed() >= FOLLOWED_BATCH_AGE {
+            self.submit_some().await?;
+        }
         self.failed = false;
         Ok(())
+    }
+
+    /// Hands on what has been gathered, and gives up its memory: for a caller that waits for a slow sender. A caller that
+    /// drops this future has lost the blob, as with [`BlobWriter::write`].
+    pub async fn hand_over(&mut self) -> Result<()> {
+        self.check()?;
+        self.failed = true;
+        self.submit_some().await?;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// True while somebody reads the blob as it is written.
+    pub fn is_followed(&self) -> bool {
+        self.files.publisher.as_ref().is_some_and(Publisher::is_followed)
     }
 
     async fn take(&mut self, mut data: Bytes) -> Result<()> {
@@ -300,6 +336,7 @@ impl BlobWriter {
             self.hashes.update(batch.buffer.as_slice());
         }
         let length = self.hashes.length;
+        let landed = batch.as_ref().and_then(|_| self.under_way(self.submitted));
         let (blake3, block_crcs) = self.hashes.finish();
         let mut sections = Vec::new();
         sections.extend(self.meta.key.clone().map(Section::Key));
@@ -311,11 +348,22 @@ impl BlobWriter {
         if let Some(Batch { mut buffer, .. }) = batch {
             let taken = buffer.fill(rest);
             rest = &rest[taken..];
-            self.in_flight.push_back(self.volume.bridge.write(&self.file, buffer, offset).await?);
+            let pending = self.volume.bridge.write_telling(&self.file, buffer, offset, landed).await?;
+            self.in_flight.push_back(pending);
         }
         let at = length + (footer.len() - rest.len()) as u64;
         self.volume.write_all(&self.file, rest, at).await?;
         Ok(Tail { length, blake3, encoded_bytes: footer.len() as u64 })
+    }
+
+    /// Submits the batch unless it is empty, or waits for the footer.
+    async fn submit_some(&mut self) -> Result<()> {
+        match &self.batch {
+            Some(batch) if batch.buffer.is_empty() => self.batch = None,
+            Some(_) if self.meta.length_hint != Some(self.len()) => self.submit_batch().await?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Hashes the batch and hands it to the engine.
@@ -331,11 +379,18 @@ impl BlobWriter {
         let known = self.meta.length_hint.unwrap_or(0).max(self.submitted + length);
         self.way.choose(&self.volume, &self.file, &self.files.claim, known).await;
         let direct = self.way.direct(self.submitted, length);
-        let pending = self.volume.bridge.write(direct.unwrap_or(&self.file), batch.buffer, self.submitted).await?;
+        let (file, landed) = (direct.unwrap_or(&self.file), self.under_way(self.submitted));
+        let pending = self.volume.bridge.write_telling(file, batch.buffer, self.submitted, landed).await?;
         self.in_flight.push_back(pending);
+        self.handed_over = Instant::now();
         self.unsynced += if direct.is_some() { 0 } else { length };
         self.submitted += length;
         Ok(())
+    }
+
+    /// What tells the followers that the bytes from `start` to where the hashes have come are in the file.
+    fn under_way(&self, start: u64) -> Option<Landed> {
+        self.files.publisher.as_ref().map(|publisher| publisher.under_way(start, &self.hashes))
     }
 
     /// A small file is synced together with others, a large one by itself.

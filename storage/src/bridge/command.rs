@@ -42,20 +42,33 @@ pub enum How {
     ModifyDirect,
 }
 
+/// Called on the engine's thread when an operation has succeeded, before its caller is told, and whether or not there is
+/// one left. It must be short, and must not wait.
+pub(crate) type Landed = Box<dyn FnOnce() + Send>;
+
 /// The way back to the caller.
 pub(crate) struct Reply<T> {
     /// Taken when the answer is sent.
     sender: Option<oneshot::Sender<Result<T>>>,
+    landed: Option<Landed>,
 }
 
 impl<T> Reply<T> {
     pub(super) fn to(sender: oneshot::Sender<Result<T>>) -> Reply<T> {
-        Reply { sender: Some(sender) }
+        Reply { sender: Some(sender), landed: None }
+    }
+
+    pub(super) fn telling(mut self, landed: Option<Landed>) -> Reply<T> {
+        self.landed = landed;
+        self
     }
 
     /// Hands the answer back when nobody waits for it.
     fn send(mut self, result: Result<T>) -> Option<T> {
         let sender = self.sender.take().expect("an answer is sent once");
+        if let Some(landed) = self.landed.take().filter(|_| result.is_ok()) {
+            landed();
+        }
         sender.send(result).err().and_then(Result::ok)
     }
 }

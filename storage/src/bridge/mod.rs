@@ -25,7 +25,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-pub(crate) use self::command::{Command, Message, Op, Reach, Reply, Ticket, VolumeSync};
+pub(crate) use self::command::{Command, Landed, Message, Op, Reach, Reply, Ticket, VolumeSync};
 pub use self::command::{How, NamedFile};
 pub(crate) use self::doorbell::Doorbell;
 use crate::buffer::Buffer;
@@ -137,9 +137,25 @@ impl Bridge {
 
     /// Starts writing the buffer at `offset`; the write goes on whether or not the result is awaited.
     pub async fn write(&self, file: &Arc<NamedFile>, buffer: Buffer, offset: u64) -> Result<Pending<()>> {
+        self.write_telling(file, buffer, offset, None).await
+    }
+
+    /// The same, and calls `landed` once the bytes are in the file.
+    pub(crate) async fn write_telling(
+        &self,
+        file: &Arc<NamedFile>,
+        buffer: Buffer,
+        offset: u64,
+        landed: Option<Landed>,
+    ) -> Result<Pending<()>> {
         let file = Arc::clone(file);
         let slot = self.slot(Lane::Write).await?;
-        Ok(self.send(Lane::Write, slot, OpKind::Write, |reply| Op::Write { file, buffer, offset, reply }))
+        Ok(self.send(Lane::Write, slot, OpKind::Write, |reply| Op::Write {
+            file,
+            buffer,
+            offset,
+            reply: reply.telling(landed),
+        }))
     }
 
     /// fdatasync. Await the completion of the writes first: a sync covers nothing still in flight.

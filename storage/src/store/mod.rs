@@ -15,6 +15,7 @@ pub(crate) mod partials;
 pub(crate) mod rebuild;
 pub(crate) mod sweep;
 pub(crate) mod volumes;
+pub(crate) mod writing;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -24,6 +25,7 @@ use rusqlite::Transaction;
 
 use self::open_blobs::OpenBlobs;
 use self::volumes::Volumes;
+use self::writing::Writing;
 use crate::blob::{BlobMeta, BlobWriter, SealedBlob};
 use crate::catalog::objects::{self, BlobRow, Forgotten, ObjectRecord, Precondition, PutOutcome};
 use crate::catalog::{self, Catalog};
@@ -73,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) volumes: Volumes,
     pub(crate) catalog: Catalog,
     pub(crate) open_blobs: Mutex<OpenBlobs>,
+    pub(crate) writing: Arc<Writing>,
     pub(crate) scrub: Scrub,
     pub(crate) run: BlobId,
     pub(crate) closed: AtomicBool,
@@ -100,7 +103,7 @@ impl Store {
             match BlobWriter::create(volume, BlobId::new(), meta.clone(), room).await {
                 // Its first sign of failure, and nothing is lost yet: the next one takes the blob.
                 Err(Error::Degraded { .. }) => {}
-                other => return other,
+                other => return other.map(|writer| self.announce(writer)),
             }
         }
     }

@@ -131,6 +131,7 @@ impl Store {
             volumes: Volumes::new(present, absent),
             catalog,
             open_blobs: Mutex::default(),
+            writing: Arc::default(),
             scrub: Scrub::default(),
             run,
             closed: AtomicBool::new(false),

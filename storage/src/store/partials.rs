@@ -28,7 +28,7 @@ impl Store {
             match created.map_err(|error| volume.judge_write(error)) {
                 // As in `create`. What it left is removed with the volume's other debris.
                 Err(Error::Degraded { .. }) => {}
-                other => return other,
+                other => return other.map(|writer| self.announce(writer)),
             }
         }
     }
@@ -48,13 +48,13 @@ impl Store {
                 Some(in_hand) => in_hand,
                 None => volume.claim(id).await?,
             };
-            let Some(found) = BlobWriter::resume(volume, id, claimed).await? else { continue };
+            let Some((writer, note)) = BlobWriter::resume(volume, id, claimed).await? else { continue };
             for other in self.inner.volumes.iter().filter(|other| other.number != volume.number) {
                 if let Err(error) = self.discard_on(other, id).await {
                     tracing::warn!(%error, "an older partial of {id} stays until its volume works again");
                 }
             }
-            return Ok(Some(found));
+            return Ok(Some((self.announce(writer), note)));
         }
         Ok(None)
     }
