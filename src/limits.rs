@@ -15,6 +15,10 @@ pub const HTTP_HEADER_BYTES: usize = 64 * KIB;
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest pause between two pieces of an upload.
 pub const HTTP_BODY_STALL: Duration = Duration::from_secs(60);
+/// A pause in an upload after which it gives up the memory it has, until more arrives.
+pub const HTTP_BODY_PAUSE: Duration = Duration::from_millis(250);
+/// How long the reader of an object that is still being written waits for its next bytes.
+pub const HTTP_FOLLOW_STALL: Duration = Duration::from_secs(90);
 /// How much a closing connection takes of what the client still sends, how long, and the pause that ends it.
 pub const HTTP_LINGER_BYTES: usize = 256 * MIB;
 pub const HTTP_LINGER: Duration = Duration::from_secs(10);

@@ -9,6 +9,7 @@ mod conditional;
 mod connection;
 mod digest;
 mod events;
+mod following;
 mod health;
 mod jobs;
 mod linger;

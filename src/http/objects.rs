@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::blob::{self, Version, insert};
 use super::conditional;
 use super::digest::Expected;
+use super::following;
 use super::problem::Problem;
 use crate::limits;
 use crate::node::Node;
@@ -86,13 +87,20 @@ async fn receive(writer: &mut BlobWriter, body: Body, key: &Key, expected: &mut 
     let mut body = body;
     loop {
         writer.ready().await?;
-        let frame = tokio::time::timeout(limits::HTTP_BODY_STALL, body.frame()).await.map_err(|_| {
-            Problem::timeout(format!(
-                "no byte of {key} arrived for {} s after {} bytes; nothing was stored, send it again",
-                limits::HTTP_BODY_STALL.as_secs(),
-                writer.len()
-            ))
-        })?;
+        let frame = match tokio::time::timeout(limits::HTTP_BODY_PAUSE, body.frame()).await {
+            Ok(frame) => frame,
+            Err(_) => {
+                // Its memory is for others as long as it sends nothing; and who follows it sees all there is.
+                writer.hand_over().await?;
+                tokio::time::timeout(limits::HTTP_BODY_STALL, body.frame()).await.map_err(|_| {
+                    Problem::timeout(format!(
+                        "no byte of {key} arrived for {} s after {} bytes; nothing was stored, send it again",
+                        limits::HTTP_BODY_STALL.as_secs(),
+                        writer.len()
+                    ))
+                })?
+            }
+        };
         let Some(frame) = frame else { return Ok(()) };
         let frame = frame.map_err(|error| {
             let detail =
@@ -120,19 +128,34 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) async fn read(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let (request, _) = request.into_parts();
     let key = key_of(&request.uri)?;
-    let (object, reader) = open(&node, &key).await?;
-    let version = Version { name: &key, etag: conditional::etag(&object), modified: conditional::modified(&object) };
-    let described = describe(&key, &object, download_name(request.uri.query()));
-    blob::send(&request, &version, described, &reader)
+    let described = |content_type| describe(&key, content_type, download_name(request.uri.query()));
+    for _ in 0..REPLACEMENTS {
+        // Before the object: one of the two finds a writer that ends in between.
+        let writer = node.store().writer_of(&key);
+        if let Some((object, reader)) = open(&node, &key).await? {
+            let (etag, modified) = (conditional::etag(&object), conditional::modified(&object));
+            let version = Version { name: &key, etag, modified };
+            return blob::send(&request, &version, described(object.content_type.as_deref()), &reader);
+        }
+        let Some(writer) = writer else { break };
+        if let Some(follower) = writer.follow()? {
+            let described = described(follower.content_type());
+            return following::send(&node, &request, &key, described, follower);
+        }
+    }
+    Err(no_object(&key))
 }
 
-/// The object and its blob. A replacement between the two look-ups removes the blob: then the new object counts.
-async fn open(node: &Node, key: &Key) -> Result<(ObjectRecord, BlobReader), Problem> {
-    const REPLACEMENTS: usize = 8;
+/// How often an object may change between two look-ups of one request.
+const REPLACEMENTS: usize = 8;
+
+/// The object and its blob, if there is one. A replacement between the two look-ups removes the blob: then the new object
+/// counts.
+async fn open(node: &Node, key: &Key) -> Result<Option<(ObjectRecord, BlobReader)>, Problem> {
     for _ in 0..REPLACEMENTS {
-        let Some(object) = node.store().object(key).await? else { return Err(no_object(key)) };
+        let Some(object) = node.store().object(key).await? else { return Ok(None) };
         match node.store().open_blob(object.blob).await {
-            Ok(blob) => return Ok((object, blob)),
+            Ok(blob) => return Ok(Some((object, blob))),
             Err(StorageError::NoBlob(_)) => continue,
             // Found a moment ago: the store has not looked up whose it is yet.
             Err(StorageError::Quarantined { blob, key: None, path, detail }) => {
@@ -154,11 +177,11 @@ fn no_object(key: &Key) -> Problem {
 }
 
 /// Content-Type, and what keeps a stored page from acting as one of the node's own.
-fn describe(key: &Key, object: &ObjectRecord, download: Option<String>) -> HeaderMap {
+fn describe(key: &Key, content_type: Option<&str>, download: Option<String>) -> HeaderMap {
     let mut answer = HeaderMap::new();
     answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let guessed = || mime_guess::from_path(key.as_str()).first_raw().unwrap_or("application/octet-stream");
-    let content_type = object.content_type.as_deref().unwrap_or_else(guessed);
+    let content_type = content_type.unwrap_or_else(guessed);
     insert(&mut answer, header::CONTENT_TYPE, content_type);
     answer.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if !content_type.starts_with("video/") && !content_type.starts_with("audio/") {

@@ -16,6 +16,7 @@ mod dropped;
 mod durability;
 mod fetch_restart;
 mod file_system;
+mod following;
 mod idle;
 mod integrity;
 mod jobs;

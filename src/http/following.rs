@@ -1,0 +1,159 @@
+//! The answer to a GET of an object that is still being uploaded or fetched.
+//!
+//! The answer follows its writer: bytes leave as they land in the file, verified. One that reaches to the object's end is
+//! complete only when the object is stored: until then the last byte (of an announced length), or the end of the last
+//! chunk, is held back. When the writer fails, pauses for too long, or the node shuts down, the connection ends early, and
+//! every client sees that it has not got an object. A part that ends before the object does is complete when its bytes
+//! have been sent.
+//!
+//! The entity tag names the writer, for nobody knows the hash yet: parts with one tag belong together, and the object that
+//! is stored has another one. Nothing of such an answer may be cached.
+//!
+//! An object that exists is served as it is until the new one is stored. The body owns the follower; when the client goes
+//! away both are dropped, and the writer does not notice.
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use reelring_storage::{Follower, Key};
+use tokio_util::sync::CancellationToken;
+
+use super::blob::insert;
+use super::conditional::{self, Decision};
+use super::problem::Problem;
+use super::range::{self, Asked};
+use crate::limits;
+use crate::node::Node;
+
+/// Answers with what `follower` brings, as much of it as the request asks for. `described` are the headers of its content.
+pub(super) fn send(
+    node: &Node,
+    request: &Parts,
+    key: &Key,
+    described: HeaderMap,
+    follower: Follower,
+) -> Result<Response, Problem> {
+    let etag = format!("\"writing-{}\"", follower.tag());
+    let announced = follower.announced();
+    // It is being modified: whoever has anything older has something else.
+    let modified = std::time::SystemTime::now();
+    let mut answer = described;
+    insert(&mut answer, header::ETAG, &etag);
+    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match conditional::evaluate(&request.headers, &etag, modified) {
+        Decision::NotModified => return Ok((StatusCode::NOT_MODIFIED, answer).into_response()),
+        Decision::Failed => {
+            let detail =
+                format!("{key} is still being written and has the tag {etag}; read it again when it is stored");
+            return Err(Problem::precondition_failed(detail));
+        }
+        Decision::Send => {}
+    }
+    let range = request.headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let asked = match range {
+        Some(range)
+            if request.method == Method::GET && conditional::range_counts(&request.headers, &etag, modified) =>
+        {
+            asked(range, announced)
+        }
+        _ => Asked::Whole,
+    };
+    let (status, start, end) = match asked {
+        Asked::Whole => (StatusCode::OK, 0, announced),
+        Asked::Part(part) => {
+            let length = announced.map_or("*".into(), |length| length.to_string());
+            let content_range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
+            insert(&mut answer, header::CONTENT_RANGE, &content_range);
+            (StatusCode::PARTIAL_CONTENT, part.start, Some(part.end))
+        }
+        Asked::Unsatisfiable => {
+            let (range, length) = (range.unwrap_or_default(), announced.unwrap_or_default());
+            let problem = Problem::range(format!("{key} will have {length} bytes, nothing of {range} lies in it"));
+            let mut response = problem.into_response();
+            insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
+            return Ok(response);
+        }
+    };
+    if end.is_none() && request.version < HttpVersion::HTTP_11 {
+        // Its only sign of the end is that the connection closes, which an aborted answer does too.
+        let detail =
+            format!("{key} is still being written and its length is not known: ask again later, or by HTTP/1.1");
+        return Err(Problem::unavailable("being-written", detail, 5));
+    }
+    answer.extend(end.map(|end| (header::CONTENT_LENGTH, HeaderValue::from(end - start))));
+    let body = match request.method {
+        Method::HEAD => Body::empty(),
+        _ => Body::from_stream(body(key.clone(), follower, start, end, node.closing().clone())),
+    };
+    Ok((status, answer, body).into_response())
+}
+
+/// Without a length, a range counts when it says itself where it ends: the answer has to.
+fn asked(range: &str, announced: Option<u64>) -> Asked {
+    match (range::parse(range, announced.unwrap_or(u64::MAX)), announced) {
+        (Asked::Part(part), None) if part.end == u64::MAX => Asked::Whole,
+        (Asked::Unsatisfiable, None) => Asked::Whole,
+        (asked, _) => asked,
+    }
+}
+
+/// Why a followed answer ends early.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Storage(#[from] reelring_storage::Error),
+    #[error("nothing of it was written for {} s", limits::HTTP_FOLLOW_STALL.as_secs())]
+    Stalled,
+    #[error("the node is shutting down")]
+    Draining,
+}
+
+fn body(
+    key: Key,
+    follower: Follower,
+    start: u64,
+    end: Option<u64>,
+    closing: CancellationToken,
+) -> impl Stream<Item = Result<Bytes, Broken>> + Send + 'static {
+    let bytes = Box::pin(follower.stream(start, end));
+    futures_util::stream::try_unfold((bytes, key, closing), |(mut bytes, key, closing)| async move {
+        let next = tokio::select! {
+            biased;
+            // What is there is sent, shutting down or not.
+            next = bytes.next() => next.transpose().map_err(Broken::from),
+            () = closing.cancelled() => Err(Broken::Draining),
+            () = tokio::time::sleep(limits::HTTP_FOLLOW_STALL) => Err(Broken::Stalled),
+        };
+        let next =
+            next.inspect_err(|error| tracing::info!(%key, %error, "an answer that followed its writer was cut short"))?;
+        // Others have a turn after each chunk, as with stored bytes.
+        tokio::task::yield_now().await;
+        Ok(next.map(|chunk| (chunk, (bytes, key, closing))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_length_only_closed_ranges_count() {
+        for (range, announced, expected) in [
+            ("bytes=0-9", None, Asked::Part(0..10)),
+            ("bytes=5-", None, Asked::Whole),
+            ("bytes=-5", None, Asked::Whole),
+            ("bytes=-0", None, Asked::Whole),
+            ("bytes=18446744073709551615-", None, Asked::Whole),
+            ("bytes=0-9", Some(5), Asked::Part(0..5)),
+            ("bytes=2-", Some(5), Asked::Part(2..5)),
+            ("bytes=-2", Some(5), Asked::Part(3..5)),
+            ("bytes=5-", Some(5), Asked::Unsatisfiable),
+        ] {
+            assert_eq!(asked(range, announced), expected, "{range} of {announced:?}");
+        }
+    }
+}
