@@ -12,6 +12,8 @@
 //! An object that exists is served as it is until the new one is stored. The body owns the follower; when the client goes
 //! away both are dropped, and the writer does not notice.
 
+use std::ops::Range;
+
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
@@ -53,26 +55,17 @@ pub(super) fn send(
         }
         Decision::Send => {}
     }
-    let range = request.headers.get(header::RANGE).and_then(|value| value.to_str().ok());
-    let asked = match range {
-        Some(range)
-            if request.method == Method::GET && conditional::range_counts(&request.headers, &etag, modified) =>
-        {
-            asked(range, announced)
-        }
-        _ => Asked::Whole,
-    };
-    let (status, start, end) = match asked {
-        Asked::Whole => (StatusCode::OK, 0, announced),
-        Asked::Part(part) => {
+    let counts = request.method == Method::GET && conditional::range_counts(&request.headers, &etag, modified);
+    let (status, start, end) = match if counts { wanted(&request.headers, announced) } else { Wanted::Whole } {
+        Wanted::Whole => (StatusCode::OK, 0, announced),
+        Wanted::Part(part) => {
             let length = announced.map_or("*".into(), |length| length.to_string());
             let content_range = format!("bytes {}-{}/{length}", part.start, part.end - 1);
             insert(&mut answer, header::CONTENT_RANGE, &content_range);
             (StatusCode::PARTIAL_CONTENT, part.start, Some(part.end))
         }
-        Asked::Unsatisfiable => {
-            let (range, length) = (range.unwrap_or_default(), announced.unwrap_or_default());
-            let problem = Problem::range(format!("{key} will have {length} bytes, nothing of {range} lies in it"));
+        Wanted::Outside(length) => {
+            let problem = Problem::range(format!("{key} will have {length} bytes, nothing of the range lies in it"));
             let mut response = problem.into_response();
             insert(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{length}"));
             return Ok(response);
@@ -92,12 +85,25 @@ pub(super) fn send(
     Ok((status, answer, body).into_response())
 }
 
-/// Without a length, a range counts when it says itself where it ends: the answer has to.
-fn asked(range: &str, announced: Option<u64>) -> Asked {
-    match (range::parse(range, announced.unwrap_or(u64::MAX)), announced) {
-        (Asked::Part(part), None) if part.end == u64::MAX => Asked::Whole,
-        (Asked::Unsatisfiable, None) => Asked::Whole,
-        (asked, _) => asked,
+/// What is wanted of an object whose length may not be known.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Whole,
+    Part(Range<u64>),
+    /// Nothing of what it will have.
+    Outside(u64),
+}
+
+/// Several ranges are answered with the whole. Without a length a range counts when it says itself where it ends, for the
+/// answer has to.
+fn wanted(headers: &HeaderMap, announced: Option<u64>) -> Wanted {
+    match (range::of(headers, announced.unwrap_or(u64::MAX)), announced) {
+        (Asked::Parts(parts), _) => match &parts[..] {
+            [part] if announced.is_some() || part.end < u64::MAX => Wanted::Part(part.clone()),
+            _ => Wanted::Whole,
+        },
+        (Asked::Outside, Some(length)) => Wanted::Outside(length),
+        _ => Wanted::Whole,
     }
 }
 
@@ -143,17 +149,19 @@ mod tests {
     #[test]
     fn without_a_length_only_closed_ranges_count() {
         for (range, announced, expected) in [
-            ("bytes=0-9", None, Asked::Part(0..10)),
-            ("bytes=5-", None, Asked::Whole),
-            ("bytes=-5", None, Asked::Whole),
-            ("bytes=-0", None, Asked::Whole),
-            ("bytes=18446744073709551615-", None, Asked::Whole),
-            ("bytes=0-9", Some(5), Asked::Part(0..5)),
-            ("bytes=2-", Some(5), Asked::Part(2..5)),
-            ("bytes=-2", Some(5), Asked::Part(3..5)),
-            ("bytes=5-", Some(5), Asked::Unsatisfiable),
+            ("bytes=0-9", None, Wanted::Part(0..10)),
+            ("bytes=5-", None, Wanted::Whole),
+            ("bytes=-5", None, Wanted::Whole),
+            ("bytes=-0", None, Wanted::Whole),
+            ("bytes=18446744073709551615-", None, Wanted::Whole),
+            ("bytes=0-1,5-6", None, Wanted::Whole),
+            ("bytes=0-9", Some(5), Wanted::Part(0..5)),
+            ("bytes=2-", Some(5), Wanted::Part(2..5)),
+            ("bytes=-2", Some(5), Wanted::Part(3..5)),
+            ("bytes=5-", Some(5), Wanted::Outside(5)),
         ] {
-            assert_eq!(asked(range, announced), expected, "{range} of {announced:?}");
+            let headers = HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static(range))]);
+            assert_eq!(wanted(&headers, announced), expected, "{range} of {announced:?}");
         }
     }
 }
