@@ -113,6 +113,8 @@ pub const RETRIES_MAX: u32 = 64;
 
 /// Blobs kept open (descriptor, footer, verified blocks) for the next reader.
 pub const OPEN_BLOBS_MAX: usize = 64;
+/// Object records remembered for the next reader; some 300 bytes each, up to 2 KiB with the longest keys.
+pub const RECENT_OBJECTS_MAX: usize = 4096;
 /// Directories kept open to be synced again.
 pub const OPEN_DIRECTORIES_MAX: usize = 32;
 

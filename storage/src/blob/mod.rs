@@ -13,6 +13,7 @@ mod hashes;
 mod journal;
 mod progress;
 mod reader;
+mod region;
 mod resume;
 mod sealed;
 mod writer;
@@ -22,6 +23,7 @@ pub use follower::Follower;
 pub(crate) use progress::Progress;
 pub use reader::BlobReader;
 pub(crate) use reader::read_footer;
+pub use region::{Fetch, FileRegion};
 pub use sealed::SealedBlob;
 pub use writer::BlobWriter;
 

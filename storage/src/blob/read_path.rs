@@ -15,7 +15,7 @@
 
 use std::io::IoSliceMut;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 use bytes::Bytes;
@@ -42,6 +42,8 @@ pub(crate) struct OpenBlob {
     verified: Box<[AtomicU64]>,
     /// A block did not match: nothing more is read of it.
     refused: AtomicBool,
+    /// Made for the first region, `None` inside where that failed.
+    whole: OnceLock<Option<Arc<Mmap>>>,
 }
 
 /// A mapped part of a blob.
@@ -77,7 +79,7 @@ impl OpenBlob {
     pub(crate) fn new(volume: Arc<Volume>, id: BlobId, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
         let words = footer.block_crcs.len().div_ceil(64);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
-        OpenBlob { volume, id, file: Some(file), footer, verified, refused: AtomicBool::new(false) }
+        OpenBlob { volume, id, file: Some(file), footer, verified, refused: AtomicBool::new(false), whole: OnceLock::new() }
     }
 
     pub(crate) fn file(&self) -> &Arc<NamedFile> {
@@ -144,6 +146,37 @@ impl OpenBlob {
         Ok(bytes)
     }
 
+    /// The object's bytes mapped as a whole, for a [`FileRegion`](super::FileRegion), which does not touch them.
+    pub(crate) fn whole_map(&self) -> Option<Arc<Mmap>> {
+        let map = || {
+            // SAFETY: as in `map`.
+            let map = unsafe { MmapOptions::new().len(self.footer.length as usize).map(&self.file().file) };
+            let path = &self.file().path;
+            map.map(Arc::new)
+                .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "it is sent without zero copy"))
+                .ok()
+        };
+        self.whole.get_or_init(map).clone()
+    }
+
+    /// How many bytes from the start of `range` are verified and, by `map`, in memory.
+    pub(crate) fn sendable(&self, map: &Mmap, range: Range<u64>) -> Result<usize> {
+        self.check()?;
+        let blocks = block_indices(&self.whole_blocks(&range));
+        let trusted = blocks.take_while(|block| self.is_marked(*block)).last();
+        let Some(trusted) = trusted else { return Ok(0) };
+        let end = range.end.min(block_range(trusted, self.footer.length).end);
+        let within = range.start as usize..end as usize;
+        let resident = resident_prefix(map, &within).map_err(|e| Error::io("mincore", &self.file().path, e))?;
+        if resident < within.len() {
+            self.doubt();
+        } else {
+            self.volume.reads_hot.fetch_add(1, Relaxed);
+        }
+        // What was found before the doubt is as good as it was a moment ago.
+        Ok(resident)
+    }
+
     /// Reads through the engine.
     pub(crate) async fn cold(&self, range: &Range<u64>) -> Result<Bytes> {
         self.check()?;
@@ -196,7 +229,11 @@ impl OpenBlob {
     }
 
     fn is_verified(&self, blocks: &Range<u64>) -> bool {
-        block_indices(blocks).all(|block| self.verified[(block / 64) as usize].load(Relaxed) & (1 << (block % 64)) != 0)
+        block_indices(blocks).all(|block| self.is_marked(block))
+    }
+
+    fn is_marked(&self, block: u64) -> bool {
+        self.verified[(block / 64) as usize].load(Relaxed) & (1 << (block % 64)) != 0
     }
 
     /// Some page is not there (any more). Reading it will bring others along, unseen, by the kernel's read-ahead: whatever
@@ -269,15 +306,30 @@ impl Window {
 
     fn is_resident(&self, range: &Range<u64>) -> std::io::Result<bool> {
         let within = self.within(range);
-        let first = within.start / PAGE_BYTES * PAGE_BYTES;
-        let len = within.end - first;
-        let mut pages = vec![0u8; len.div_ceil(PAGE_BYTES)];
-        // SAFETY: `first..first + len` lies in the map (rounded up to its last page), and `pages`
-        // has one byte for each of its pages.
-        let result = unsafe { libc::mincore(self.map.as_ptr().add(first).cast_mut().cast(), len, pages.as_mut_ptr()) };
+        Ok(resident_prefix(&self.map, &within)? == within.len())
+    }
+}
+
+/// How many bytes from the start of `within` are in memory, without a page between them that is not.
+fn resident_prefix(map: &Mmap, within: &Range<usize>) -> std::io::Result<usize> {
+    const PAGES: usize = 256;
+    let first = within.start / PAGE_BYTES * PAGE_BYTES;
+    let mut at = first;
+    while at < within.end {
+        let len = (within.end - at).min(PAGES * PAGE_BYTES);
+        let mut pages = [0u8; PAGES];
+        assert!(at + len <= map.len());
+        // SAFETY: `at..at + len` lies in the map (rounded up to its last page), and `pages` has one byte for each of
+        // its pages.
+        let result = unsafe { libc::mincore(map.as_ptr().add(at).cast_mut().cast(), len, pages.as_mut_ptr()) };
         if result != 0 {
             return Err(std::io::Error::last_os_error());
         }
-        Ok(pages.iter().all(|page| page & 1 == 1))
+        let count = len.div_ceil(PAGE_BYTES);
+        if let Some(missing) = pages[..count].iter().position(|page| page & 1 == 0) {
+            return Ok((at + missing * PAGE_BYTES).saturating_sub(within.start));
+        }
+        at += len;
     }
+    Ok(within.len())
 }

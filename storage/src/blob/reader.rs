@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use super::format::{Footer, InTail, TAIL_BYTES};
+use super::region::FileRegion;
 use crate::blob::read_path::{ColdRead, OpenBlob, Window};
 use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
@@ -76,6 +77,11 @@ impl BlobReader {
             Some(bytes) => Ok(bytes),
             None => self.blob.cold(&range).await,
         }
+    }
+
+    /// The part `range` (cut to the blob's end), to be sent from the file itself; `None` where it cannot be mapped.
+    pub fn region(&self, range: Range<u64>) -> Option<FileRegion> {
+        FileRegion::new(&self.blob, range.start.min(self.len())..range.end.min(self.len()))
     }
 
     /// The bytes of `range` (cut to the blob's end) in order, with one chunk of read-ahead.

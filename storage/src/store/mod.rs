@@ -13,6 +13,7 @@ pub(crate) mod open;
 pub(crate) mod open_blobs;
 pub(crate) mod partials;
 pub(crate) mod rebuild;
+pub(crate) mod recent;
 pub(crate) mod sweep;
 pub(crate) mod volumes;
 pub(crate) mod writing;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::Transaction;
 
 use self::open_blobs::OpenBlobs;
+use self::recent::Recent;
 use self::volumes::Volumes;
 use self::writing::Writing;
 use crate::blob::{BlobMeta, BlobWriter, SealedBlob};
@@ -76,6 +78,7 @@ pub(crate) struct Inner {
     pub(crate) catalog: Catalog,
     pub(crate) open_blobs: Mutex<OpenBlobs>,
     pub(crate) writing: Arc<Writing>,
+    pub(crate) recent: Recent,
     pub(crate) scrub: Scrub,
     pub(crate) run: BlobId,
     pub(crate) closed: AtomicBool,
@@ -178,6 +181,15 @@ impl Store {
         &self,
         f: impl FnOnce(&Transaction<'_>) -> Result<(T, Vec<BlobId>)> + Send + 'static,
     ) -> Result<T> {
+        self.remove_and(f, |_| ()).await
+    }
+
+    /// As `remove`, with `then` between the transaction, whatever came of it, and the files.
+    async fn remove_and<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Transaction<'_>) -> Result<(T, Vec<BlobId>)> + Send + 'static,
+        then: impl FnOnce(&Store) + Send + 'static,
+    ) -> Result<T> {
         self.check_open()?;
         let store = self.clone();
         self.to_the_end(async move {
@@ -189,7 +201,9 @@ impl Store {
                 }
                 Ok((value, forgotten))
             });
-            let (value, forgotten) = removed.await?;
+            let removed = removed.await;
+            then(&store);
+            let (value, forgotten) = removed?;
             store.unlink_blobs(&forgotten).await;
             Ok(value)
         })
@@ -201,8 +215,11 @@ impl Store {
         self.check_open()?;
         let (store, key, id) = (self.clone(), key.clone(), sealed.id);
         self.to_the_end(async move {
-            let put = store.commit_all(vec![sealed], move |tx| objects::put(tx, &key, id, &if_));
-            let (outcome, replaced) = put.await?;
+            let of_tx = key.clone();
+            let put = store.commit_all(vec![sealed], move |tx| objects::put(tx, &of_tx, id, &if_)).await;
+            // A commit that failed may have happened all the same.
+            store.inner.recent.forget(&key);
+            let (outcome, replaced) = put?;
             store.unlink_blobs(replaced.as_slice()).await;
             Ok(outcome)
         })
@@ -210,18 +227,27 @@ impl Store {
     }
 
     pub async fn object(&self, key: &Key) -> Result<Option<ObjectRecord>> {
+        self.check_open()?;
+        let missed = match self.inner.recent.get(key) {
+            Ok(record) => return Ok(Some(Arc::unwrap_or_clone(record))),
+            Err(missed) => missed,
+        };
         let key = key.clone();
-        self.inner.catalog.read(move |connection| objects::get(connection, &key)).await
+        let found = self.inner.catalog.read(move |connection| objects::get(connection, &key)).await?;
+        if let Some(record) = &found {
+            self.inner.recent.put(&missed, Arc::new(record.clone()));
+        }
+        Ok(found)
     }
 
     /// Deletes an object; false when there was none.
     pub async fn delete_object(&self, key: &Key, if_: Precondition) -> Result<bool> {
-        let key = key.clone();
-        self.remove(move |tx| {
-            let blob = objects::delete(tx, &key, &if_)?;
+        let (key, of_tx) = (key.clone(), key.clone());
+        let remove = move |tx: &Transaction<'_>| {
+            let blob = objects::delete(tx, &of_tx, &if_)?;
             Ok((blob.is_some(), blob.into_iter().collect()))
-        })
-        .await
+        };
+        self.remove_and(remove, move |store| store.inner.recent.forget(&key)).await
     }
 
     /// Objects by key bytes, at most 10,000 at a time.

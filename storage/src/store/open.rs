@@ -132,6 +132,7 @@ impl Store {
             catalog,
             open_blobs: Mutex::default(),
             writing: Arc::default(),
+            recent: Default::default(),
             scrub: Scrub::default(),
             run,
             closed: AtomicBool::new(false),

@@ -1,0 +1,113 @@
+//! A part of a blob that is sent by its file instead of its bytes: what `sendfile` needs, and nothing that waits.
+//!
+//! The region's memory is mapped so that it can pass as [`Bytes`] through code that knows only those, and be recognised
+//! by its address at the end of the way. It is not meant to be read: that may wait for the disk, and nothing there was
+//! verified. Before a piece is sent, [`sendable`](FileRegion::sendable) tells how much of it is in memory and matched its
+//! checksums; what is not, [`fetch`](FileRegion::fetch) brings in through the engine.
+//!
+//! One map of the whole file serves all its readers. Pages nobody touches cost address space, but no memory.
+//! Dropping a fetch gives up its answer; the buffer returns to the pool when the kernel is done with it.
+
+use std::fs::File;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use crate::blob::read_path::OpenBlob;
+use crate::error::Result;
+use crate::limits::STREAM_CHUNK_BYTES;
+
+/// A part of a sealed blob.
+#[derive(Clone)]
+pub struct FileRegion {
+    blob: Arc<OpenBlob>,
+    map: Arc<Mmap>,
+    range: Range<u64>,
+}
+
+/// A read through the engine; from its first poll on, or already.
+pub struct Fetch {
+    range: Range<u64>,
+    bytes: Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>,
+}
+
+/// Memory of a region, for `Bytes::from_owner`.
+struct Untouched {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Untouched {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
+}
+
+impl FileRegion {
+    /// The region of `range`, which lies in the blob; `None` where there is no address space for it.
+    pub(crate) fn new(blob: &Arc<OpenBlob>, range: Range<u64>) -> Option<FileRegion> {
+        Some(FileRegion { blob: Arc::clone(blob), map: blob.whole_map()?, range })
+    }
+
+    /// Where in the file it lies.
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    pub fn file(&self) -> &File {
+        &self.blob.file().file
+    }
+
+    /// Stands for the region. Not to be read, see above.
+    pub fn bytes(&self) -> Bytes {
+        let range = self.range.start as usize..self.range.end as usize;
+        Bytes::from_owner(Untouched { map: Arc::clone(&self.map), range })
+    }
+
+    /// How many bytes at `at`, `most` at most, can be sent now: in memory, and verified. An error if the blob is damaged.
+    pub fn sendable(&self, at: u64, most: usize) -> Result<usize> {
+        self.blob.sendable(&self.map, at..(at + most as u64).min(self.range.end))
+    }
+
+    /// Reads the bytes from `at` to the end of their chunk through the engine and verifies them. With them in hand or,
+    /// better, since they are in memory now, the region goes on.
+    pub fn fetch(&self, at: u64) -> Fetch {
+        let range = self.chunk(at);
+        let begun = self.try_fetch(at);
+        begun.unwrap_or_else(|| {
+            let (blob, wanted) = (Arc::clone(&self.blob), range.clone());
+            Fetch { range, bytes: Box::pin(async move { blob.cold(&wanted).await }) }
+        })
+    }
+
+    /// As `fetch`, if it can begin at once.
+    pub fn try_fetch(&self, at: u64) -> Option<Fetch> {
+        let range = self.chunk(at);
+        let (blob, read) = (Arc::clone(&self.blob), self.blob.try_cold(&range)?);
+        Some(Fetch { range, bytes: Box::pin(async move { blob.finish_cold(read).await }) })
+    }
+
+    fn chunk(&self, at: u64) -> Range<u64> {
+        let chunk = STREAM_CHUNK_BYTES as u64;
+        at..((at / chunk + 1) * chunk).min(self.range.end)
+    }
+}
+
+impl Fetch {
+    /// What it reads.
+    pub fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+}
+
+impl Future for Fetch {
+    type Output = Result<Bytes>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Bytes>> {
+        self.bytes.as_mut().poll(cx)
+    }
+}
