@@ -16,6 +16,7 @@ use super::conditional::{self, Decision};
 use super::multipart::Multipart;
 use super::problem::Problem;
 use super::range::{self, Asked};
+use super::zero_copy::Outgoing;
 use crate::limits;
 
 /// What identifies the version that is sent.
@@ -99,8 +100,8 @@ pub(super) fn send(
 
 /// The bytes of `part` as a body, the one place where stored bytes become an answer. `connection` is what the connection
 /// said about itself in the request's extensions.
-pub(super) fn body_of(blob: &BlobReader, part: Range<u64>, _connection: &Extensions) -> Body {
-    Body::from_stream(stream(blob, part))
+pub(super) fn body_of(blob: &BlobReader, part: Range<u64>, connection: &Extensions) -> Body {
+    Outgoing::body(connection, blob, &part).unwrap_or_else(|| Body::from_stream(stream(blob, part)))
 }
 
 /// The bytes, up to a failure: the client sees the connection end early, the log tells why.

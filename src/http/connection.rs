@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -16,6 +17,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_io_timeout::TimeoutWriter;
 
 use super::linger::Linger;
+use super::metrics::SentBytes;
+use super::zero_copy::{Outgoing, SendStream};
 use crate::limits;
 use crate::node::Node;
 
@@ -24,6 +27,7 @@ pub(super) struct Connections {
     service: TowerToHyperService<Router>,
     http: http1::Builder,
     graceful: GracefulShutdown,
+    sent: SentBytes,
 }
 
 impl Connections {
@@ -36,17 +40,23 @@ impl Connections {
             // A client that has sent its request may close its side and wait for the answer.
             .half_close(true);
         let service = TowerToHyperService::new(super::router(node.clone()));
-        Self { service, http, graceful: GracefulShutdown::new() }
+        Self { service, http, graceful: GracefulShutdown::new(), sent: node.http_metrics().sent().clone() }
     }
 
     /// Serves `stream` in a task of its own, which holds `permit` until the connection is over.
     pub(super) fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
         // A client that takes nothing holds what was read for it: after a while others need that more.
-        let mut stream = TimeoutWriter::new(stream);
+        let outgoing = Outgoing::default();
+        let mut stream = TimeoutWriter::new(SendStream::new(stream, outgoing.clone(), self.sent.clone()));
         stream.set_timeout(Some(limits::HTTP_SEND_STALL));
         let stream = TokioIo::new(Linger::new(Box::pin(stream)));
-        let connection = self.graceful.watch(self.http.serve_connection(stream, self.service.clone()));
+        let router = self.service.clone();
+        let service = service_fn(move |mut request| {
+            request.extensions_mut().insert(outgoing.clone());
+            router.call(request)
+        });
+        let connection = self.graceful.watch(self.http.serve_connection(stream, service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");

@@ -25,6 +25,15 @@ pub struct HttpMetrics {
     registry: Registry,
     requests: Family<Answer, Counter>,
     seconds: Family<Route, Histogram, fn() -> Histogram>,
+    sent: SentBytes,
+}
+
+/// Stored bytes handed to clients, by their way: from the file, from the page cache through memory, from the disk.
+#[derive(Clone)]
+pub(super) struct SentBytes {
+    pub sendfile: Counter,
+    pub mmap: Counter,
+    pub reactor: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,7 +55,11 @@ impl Default for HttpMetrics {
         let mut registry = Registry::with_prefix("reelring_http");
         registry.register("requests", "Requests answered", requests.clone());
         registry.register("request_seconds", "Time until the head of the answer", seconds.clone());
-        Self { registry, requests, seconds }
+        let by_path = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        let path = |path| by_path.get_or_create(&[("path", path)]).clone();
+        let sent = SentBytes { sendfile: path("sendfile"), mmap: path("mmap"), reactor: path("reactor") };
+        registry.register("sent_bytes", "Stored bytes handed to clients, by the way they took", by_path.clone());
+        Self { registry, requests, seconds, sent }
     }
 }
 
@@ -55,6 +68,10 @@ fn request_seconds() -> Histogram {
 }
 
 impl HttpMetrics {
+    pub(super) fn sent(&self) -> &SentBytes {
+        &self.sent
+    }
+
     /// `route` is the router's pattern, so the number of label values is bounded whatever clients ask for.
     pub(super) fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
         let method = match *method {

@@ -23,6 +23,7 @@ mod range;
 mod scrub;
 mod server;
 mod volumes;
+mod zero_copy;
 
 pub use metrics::HttpMetrics;
 pub use server::serve;

@@ -1,0 +1,304 @@
+//! Stored bytes leave by `sendfile`: the stream under a plain HTTP/1.1 connection, and the body that makes use of it.
+//!
+//! hyper hands every body on as [`Bytes`], uncopied where the stream takes vectored writes. A [`Body`] of a stored blob
+//! is one `Bytes` over memory that is mapped and never touched. [`Outgoing`], which the connection shares with its
+//! requests, remembers which part of which file stands behind that address. When [`SendStream`] meets it among the slices
+//! to write, it sends that part from the file; anything else is an ordinary write.
+//!
+//! Nothing here waits for a disk: before each `sendfile` the piece must be in memory and verified, or it is fetched
+//! through the engine first, one chunk ahead. What was fetched is in the page cache then, so a client that takes nothing
+//! holds no buffer. docs/design/zero-copy.md has the measurements and the hazards.
+//!
+//! The connection's task owns the stream, the files being sent and the fetches under way; dropping it drops them all.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use axum::body::Body;
+use axum::http::Extensions;
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use reelring_storage::{BlobReader, Fetch, FileRegion};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::metrics::SentBytes;
+use crate::limits;
+
+/// The parts of files that a connection was given and has not sent yet, in their order.
+#[derive(Clone, Default)]
+pub(super) struct Outgoing(Arc<Mutex<VecDeque<Part>>>);
+
+struct Part {
+    /// Where its memory would be.
+    address: Range<usize>,
+    region: FileRegion,
+}
+
+impl Outgoing {
+    /// The part of `blob` as a body for the connection that a request with these `extensions` came from, if it can send
+    /// files, and the part is worth it.
+    pub(super) fn body(extensions: &Extensions, blob: &BlobReader, part: &Range<u64>) -> Option<Body> {
+        let outgoing = extensions.get::<Outgoing>()?;
+        if part.end - part.start < limits::ZERO_COPY_BYTES_MIN {
+            return None;
+        }
+        Some(Body::new(RegionBody { outgoing: outgoing.clone(), region: Some(blob.region(part.clone())?) }))
+    }
+
+    fn parts(&self) -> MutexGuard<'_, VecDeque<Part>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, region: FileRegion) -> Bytes {
+        let bytes = region.bytes();
+        let address = bytes.as_ptr().addr()..bytes.as_ptr().addr() + bytes.len();
+        self.parts().push_back(Part { address, region });
+        bytes
+    }
+
+    /// The file behind a slice, and the place in it.
+    fn find(&self, slice: &[u8]) -> Option<(FileRegion, u64)> {
+        let address = slice.as_ptr().addr();
+        let parts = self.parts();
+        let part = parts.front().filter(|part| part.address.contains(&address))?;
+        Some((part.region.clone(), part.region.range().start + (address - part.address.start) as u64))
+    }
+
+    /// The first part was sent up to `end`, a place in its file.
+    fn sent(&self, end: u64) {
+        let mut parts = self.parts();
+        if parts.front().is_some_and(|part| part.region.range().end <= end) {
+            parts.pop_front();
+        }
+    }
+}
+
+/// One frame: the whole region.
+struct RegionBody {
+    outgoing: Outgoing,
+    region: Option<FileRegion>,
+}
+
+impl HttpBody for RegionBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready(self.region.take().map(|region| Ok(Frame::data(self.outgoing.push(region)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.region.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let range = self.region.as_ref().map_or(0..0, FileRegion::range);
+        SizeHint::with_exact(range.end - range.start)
+    }
+}
+
+/// A TCP stream that sends files.
+pub(super) struct SendStream {
+    socket: TcpStream,
+    outgoing: Outgoing,
+    fetching: Fetching,
+    /// Sent since the task last waited or gave others a turn.
+    burst: usize,
+    sent: SentBytes,
+}
+
+/// The chunks of the region in front that come from the disk.
+#[derive(Default)]
+struct Fetching {
+    now: Option<Fetch>,
+    /// The chunk behind it, begun early.
+    ahead: Option<Fetch>,
+    /// What was fetched and pushed out of memory before it could be sent: it is sent from here.
+    in_hand: Option<(u64, Bytes)>,
+}
+
+impl SendStream {
+    pub(super) fn new(socket: TcpStream, outgoing: Outgoing, sent: SentBytes) -> Self {
+        Self { socket, outgoing, fetching: Fetching::default(), burst: 0, sent }
+    }
+
+    /// Writes what the socket takes at once. With `more` it waits for what follows, so that both travel together.
+    fn poll_send(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>], more: bool) -> Poll<io::Result<usize>> {
+        let flags = if more { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
+        poll_socket(cx, &self.socket, parts.iter().map(|part| part.len()).sum(), || {
+            Ok(rustix::net::sendmsg(&self.socket, parts, &mut SendAncillaryBuffer::default(), flags)?)
+        })
+    }
+
+    /// Sends some of the `len` bytes at `at` of a file.
+    fn poll_region(
+        &mut self,
+        cx: &mut Context<'_>,
+        region: &FileRegion,
+        at: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        if self.burst >= limits::SEND_BURST_BYTES {
+            // A client that takes bytes as fast as they come would keep its thread to itself.
+            self.burst = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let sent = match self.poll_piece(cx, region, at, len) {
+            Poll::Pending => {
+                self.burst = 0;
+                self.fetching.settle(cx);
+                return Poll::Pending;
+            }
+            Poll::Ready(sent) => sent?,
+        };
+        self.burst += sent;
+        self.outgoing.sent(at + sent as u64);
+        Poll::Ready(Ok(sent))
+    }
+
+    fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        region: &FileRegion,
+        at: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            // Asked first: as long as the socket is full nobody needs to know what is in memory.
+            ready!(self.socket.poll_write_ready(cx))?;
+            let piece = region.sendable(at, len.min(limits::SEND_PIECE_BYTES)).map_err(cut_short)?;
+            if piece > 0 {
+                self.fetching.in_hand = None;
+                let sent = ready!(poll_socket(cx, &self.socket, piece, || {
+                    Ok(rustix::fs::sendfile(&self.socket, region.file(), Some(&mut at.clone()), piece)?)
+                }))?;
+                self.sent.sendfile.inc_by(sent as u64);
+                // Nothing sent of a piece that is there: somebody has cut the file off.
+                return Poll::Ready(if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
+            }
+            if let Some(rest) = self.fetching.in_hand(at) {
+                let sent = ready!(self.poll_send(cx, &[IoSlice::new(&rest[..rest.len().min(len)])], false))?;
+                self.sent.reactor.inc_by(sent as u64);
+                return Poll::Ready(Ok(sent));
+            }
+            ready!(self.fetching.poll(cx, region, at)).map_err(cut_short)?;
+        }
+    }
+}
+
+impl Fetching {
+    /// Brings in the chunk at `at`, and begins with the one behind it.
+    fn poll(&mut self, cx: &mut Context<'_>, region: &FileRegion, at: u64) -> Poll<reelring_storage::Result<()>> {
+        let covers = |fetch: &Fetch| fetch.range().contains(&at);
+        let now = self.now.take().filter(covers).or_else(|| self.ahead.take().filter(covers));
+        let now = self.now.insert(now.unwrap_or_else(|| region.fetch(at)));
+        let range = now.range();
+        if self.ahead.is_none() && range.end < region.range().end {
+            self.ahead = region.try_fetch(range.end);
+        }
+        let bytes = ready!(Pin::new(now).poll(cx));
+        self.now = None;
+        self.in_hand = Some((range.start, bytes?));
+        Poll::Ready(Ok(()))
+    }
+
+    /// The bytes at `at`, if they are here.
+    fn in_hand(&self, at: u64) -> Option<Bytes> {
+        let (from, bytes) = self.in_hand.as_ref()?;
+        let skip = at.checked_sub(*from)?;
+        (skip < bytes.len() as u64).then(|| bytes.slice(skip as usize..))
+    }
+
+    /// While the client is waited for: a chunk that has come ahead is in memory, and its buffer is of more use to others.
+    fn settle(&mut self, cx: &mut Context<'_>) {
+        if let Some(ahead) = &mut self.ahead
+            && Pin::new(ahead).poll(cx).is_ready()
+        {
+            self.ahead = None;
+        }
+        self.in_hand = None;
+    }
+}
+
+/// Tries `write` when the socket takes something, until it does.
+fn poll_socket(
+    cx: &mut Context<'_>,
+    socket: &TcpStream,
+    len: usize,
+    mut write: impl FnMut() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        let mut written = 0;
+        // A part only means that the socket is full now: said so, the next try waits for room without asking the kernel.
+        let tried = socket.try_io(Interest::WRITABLE, || {
+            written = write()?;
+            if written < len { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match tried {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && written == 0 => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(error)),
+            _ => return Poll::Ready(Ok(written)),
+        }
+    }
+}
+
+fn cut_short(error: reelring_storage::Error) -> io::Error {
+    tracing::error!(%error, "an answer had to be cut short");
+    io::Error::other(error)
+}
+
+impl AsyncWrite for SendStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let next = parts.iter().enumerate().find_map(|(at, part)| Some((at, this.outgoing.find(part)?)));
+        let Some((plain, (region, at))) = next else { return this.poll_send(cx, parts, false) };
+        let before: usize = parts[..plain].iter().map(|part| part.len()).sum();
+        if before > 0 {
+            let sent = ready!(this.poll_send(cx, &parts[..plain], true))?;
+            if sent < before {
+                return Poll::Ready(Ok(sent));
+            }
+        }
+        match this.poll_region(cx, &region, at, parts[plain].len()) {
+            Poll::Ready(Ok(sent)) => Poll::Ready(Ok(before + sent)),
+            // What was sent counts first; the next call hears the rest.
+            _ if before > 0 => Poll::Ready(Ok(before)),
+            other => other,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for SendStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, into)
+    }
+}
