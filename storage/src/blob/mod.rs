@@ -21,7 +21,7 @@ mod writer;
 pub(crate) use direct::Direct;
 pub use follower::Follower;
 pub(crate) use progress::Progress;
-pub use reader::BlobReader;
+pub use reader::{BlobReader, Chunk};
 pub(crate) use reader::read_footer;
 pub use region::{Fetch, FileRegion};
 pub use sealed::SealedBlob;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, TryStreamExt};
 
 use super::format::{Footer, InTail, TAIL_BYTES};
 use super::region::FileRegion;
@@ -86,10 +86,15 @@ impl BlobReader {
 
     /// The bytes of `range` (cut to the blob's end) in order, with one chunk of read-ahead.
     pub fn stream(&self, range: Range<u64>) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+        self.chunks(range).map_ok(|chunk| chunk.bytes)
+    }
+
+    /// As `stream`, with where each chunk came from.
+    pub fn chunks(&self, range: Range<u64>) -> impl Stream<Item = Result<Chunk>> + Send + 'static {
         let end = range.end.min(self.len());
         let cursor = Cursor { blob: Arc::clone(&self.blob), at: range.start, end, window: None, ahead: None };
         futures_util::stream::try_unfold(cursor, |mut cursor| async move {
-            Ok(cursor.next().await?.map(|bytes| (bytes, cursor)))
+            Ok(cursor.next().await?.map(|chunk| (chunk, cursor)))
         })
     }
 
@@ -102,6 +107,13 @@ impl BlobReader {
     pub(crate) fn is_unlinked(&self) -> bool {
         rustix::fs::fstat(&self.blob.file().file).is_ok_and(|stat| stat.st_nlink == 0)
     }
+}
+
+/// Bytes of a stream.
+pub struct Chunk {
+    pub bytes: Bytes,
+    /// Read through the engine; else they were in memory.
+    pub from_disk: bool,
 }
 
 /// A stream's place.
@@ -120,29 +132,35 @@ enum Ahead {
 }
 
 impl Cursor {
-    async fn next(&mut self) -> Result<Option<Bytes>> {
+    async fn next(&mut self) -> Result<Option<Chunk>> {
         if self.at >= self.end {
             return Ok(None);
         }
         let range = self.chunk();
-        let (bytes, was_cold) = match self.ahead.take() {
+        let (bytes, from_disk) = match self.ahead.take() {
             Some(Ahead::Hot(bytes)) => (bytes, false),
             Some(Ahead::Cold(read)) => {
                 // The one after next sets out before this one is awaited.
                 self.at = range.end;
                 self.look_ahead();
-                return self.blob.finish_cold(read).await.map(Some);
+                (self.blob.finish_cold(read).await?, true)
             }
-            None => match self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES)? {
-                Some(bytes) => (bytes, false),
-                None => (self.blob.cold(&range).await?, true),
-            },
+            None => {
+                let hot = self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES)?;
+                let from_disk = hot.is_none();
+                let bytes = match hot {
+                    Some(bytes) => bytes,
+                    None => self.blob.cold(&range).await?,
+                };
+                self.at = range.end;
+                if from_disk {
+                    self.look_ahead();
+                }
+                (bytes, from_disk)
+            }
         };
         self.at = range.end;
-        if was_cold {
-            self.look_ahead();
-        }
-        Ok(Some(bytes))
+        Ok(Some(Chunk { bytes, from_disk }))
     }
 
     fn look_ahead(&mut self) {
