@@ -101,18 +101,25 @@ pub(super) fn send(
 /// The bytes of `part` as a body, the one place where stored bytes become an answer. `connection` is what the connection
 /// said about itself in the request's extensions.
 pub(super) fn body_of(blob: &BlobReader, part: Range<u64>, connection: &Extensions) -> Body {
-    Outgoing::body(connection, blob, &part).unwrap_or_else(|| Body::from_stream(stream(blob, part)))
+    let outgoing = connection.get::<Outgoing>();
+    let by_file = outgoing.and_then(|outgoing| outgoing.body(blob, &part));
+    by_file.unwrap_or_else(|| Body::from_stream(stream(blob, part, outgoing.cloned())))
 }
 
 /// The bytes, up to a failure: the client sees the connection end early, the log tells why.
-fn stream(blob: &BlobReader, part: Range<u64>) -> impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static {
+fn stream(
+    blob: &BlobReader,
+    part: Range<u64>,
+    outgoing: Option<Outgoing>,
+) -> impl Stream<Item = Result<Bytes, StorageError>> + Send + 'static {
     let id = blob.id();
-    blob.stream(part)
+    blob.chunks(part)
+        .inspect_ok(move |chunk| outgoing.iter().for_each(|outgoing| outgoing.passed(chunk)))
         .inspect_err(move |error| tracing::error!(blob = %id, %error, "an answer had to be cut short"))
         // A client that takes bytes as fast as they come would keep its thread to itself: after each chunk others have a turn.
         .and_then(async |chunk| {
             tokio::task::yield_now().await;
-            Ok(chunk)
+            Ok(chunk.bytes)
         })
 }
 

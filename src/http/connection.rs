@@ -47,8 +47,8 @@ impl Connections {
     pub(super) fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
         // A client that takes nothing holds what was read for it: after a while others need that more.
-        let outgoing = Outgoing::default();
-        let mut stream = TimeoutWriter::new(SendStream::new(stream, outgoing.clone(), self.sent.clone()));
+        let outgoing = Outgoing::by_file(self.sent.clone());
+        let mut stream = TimeoutWriter::new(SendStream::new(stream, outgoing.clone()));
         stream.set_timeout(Some(limits::HTTP_SEND_STALL));
         let stream = TokioIo::new(Linger::new(Box::pin(stream)));
         let router = self.service.clone();

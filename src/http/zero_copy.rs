@@ -19,10 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
-use axum::http::Extensions;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use reelring_storage::{BlobReader, Fetch, FileRegion};
+use reelring_storage::{BlobReader, Chunk, Fetch, FileRegion};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -30,9 +29,16 @@ use tokio::net::TcpStream;
 use super::metrics::SentBytes;
 use crate::limits;
 
-/// The parts of files that a connection was given and has not sent yet, in their order.
-#[derive(Clone, Default)]
-pub(super) struct Outgoing(Arc<Mutex<VecDeque<Part>>>);
+/// How stored bytes leave on a connection, shared by its stream and its requests, in whose extensions it travels.
+#[derive(Clone)]
+pub(super) struct Outgoing(Arc<Way>);
+
+struct Way {
+    /// The parts of files that the connection was given and has not sent yet, in their order; `None` where everything
+    /// passes through memory.
+    files: Option<Mutex<VecDeque<Part>>>,
+    sent: SentBytes,
+}
 
 struct Part {
     /// Where its memory would be.
@@ -41,39 +47,49 @@ struct Part {
 }
 
 impl Outgoing {
-    /// The part of `blob` as a body for the connection that a request with these `extensions` came from, if it can send
-    /// files, and the part is worth it.
-    pub(super) fn body(extensions: &Extensions, blob: &BlobReader, part: &Range<u64>) -> Option<Body> {
-        let outgoing = extensions.get::<Outgoing>()?;
-        if part.end - part.start < limits::ZERO_COPY_BYTES_MIN {
-            return None;
-        }
-        Some(Body::new(RegionBody { outgoing: outgoing.clone(), region: Some(blob.region(part.clone())?) }))
+    /// For a connection under a [`SendStream`].
+    pub(super) fn by_file(sent: SentBytes) -> Self {
+        Self(Arc::new(Way { files: Some(Mutex::default()), sent }))
     }
 
-    fn parts(&self) -> MutexGuard<'_, VecDeque<Part>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The part of `blob` as a body, if it can be sent from the file and is worth it.
+    pub(super) fn body(&self, blob: &BlobReader, part: &Range<u64>) -> Option<Body> {
+        if self.0.files.is_none() || part.end - part.start < limits::ZERO_COPY_BYTES_MIN {
+            return None;
+        }
+        Some(Body::new(RegionBody { outgoing: self.clone(), region: Some(blob.region(part.clone())?) }))
+    }
+
+    /// Counts a chunk that goes through memory.
+    pub(super) fn passed(&self, chunk: &Chunk) {
+        let path = if chunk.from_disk { &self.0.sent.reactor } else { &self.0.sent.mmap };
+        path.inc_by(chunk.bytes.len() as u64);
+    }
+
+    fn parts(&self) -> Option<MutexGuard<'_, VecDeque<Part>>> {
+        self.0.files.as_ref().map(|files| files.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn push(&self, region: FileRegion) -> Bytes {
         let bytes = region.bytes();
         let address = bytes.as_ptr().addr()..bytes.as_ptr().addr() + bytes.len();
-        self.parts().push_back(Part { address, region });
+        self.parts().expect("a body of a file has a connection that sends files").push_back(Part { address, region });
         bytes
     }
 
     /// The file behind a slice, and the place in it.
     fn find(&self, slice: &[u8]) -> Option<(FileRegion, u64)> {
         let address = slice.as_ptr().addr();
-        let parts = self.parts();
+        let parts = self.parts()?;
         let part = parts.front().filter(|part| part.address.contains(&address))?;
         Some((part.region.clone(), part.region.range().start + (address - part.address.start) as u64))
     }
 
     /// The first part was sent up to `end`, a place in its file.
     fn sent(&self, end: u64) {
-        let mut parts = self.parts();
-        if parts.front().is_some_and(|part| part.region.range().end <= end) {
+        if let Some(mut parts) = self.parts()
+            && parts.front().is_some_and(|part| part.region.range().end <= end)
+        {
             parts.pop_front();
         }
     }
@@ -110,7 +126,6 @@ pub(super) struct SendStream {
     fetching: Fetching,
     /// Sent since the task last waited or gave others a turn.
     burst: usize,
-    sent: SentBytes,
 }
 
 /// The chunks of the region in front that come from the disk.
@@ -124,8 +139,8 @@ struct Fetching {
 }
 
 impl SendStream {
-    pub(super) fn new(socket: TcpStream, outgoing: Outgoing, sent: SentBytes) -> Self {
-        Self { socket, outgoing, fetching: Fetching::default(), burst: 0, sent }
+    pub(super) fn new(socket: TcpStream, outgoing: Outgoing) -> Self {
+        Self { socket, outgoing, fetching: Fetching::default(), burst: 0 }
     }
 
     /// Writes what the socket takes at once. With `more` it waits for what follows, so that both travel together.
@@ -179,13 +194,13 @@ impl SendStream {
                 let sent = ready!(poll_socket(cx, &self.socket, piece, || {
                     Ok(rustix::fs::sendfile(&self.socket, region.file(), Some(&mut at.clone()), piece)?)
                 }))?;
-                self.sent.sendfile.inc_by(sent as u64);
+                self.outgoing.0.sent.sendfile.inc_by(sent as u64);
                 // Nothing sent of a piece that is there: somebody has cut the file off.
                 return Poll::Ready(if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
             }
             if let Some(rest) = self.fetching.in_hand(at) {
                 let sent = ready!(self.poll_send(cx, &[IoSlice::new(&rest[..rest.len().min(len)])], false))?;
-                self.sent.reactor.inc_by(sent as u64);
+                self.outgoing.0.sent.reactor.inc_by(sent as u64);
                 return Poll::Ready(Ok(sent));
             }
             ready!(self.fetching.poll(cx, region, at)).map_err(cut_short)?;
