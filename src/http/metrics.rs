@@ -2,8 +2,9 @@
 //!
 //! HTTP is counted here as it happens; storage and jobs are asked when somebody scrapes.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -26,6 +27,8 @@ pub struct HttpMetrics {
     requests: Family<Answer, Counter>,
     seconds: Family<Route, Histogram, fn() -> Histogram>,
     sent: SentBytes,
+    /// The router's patterns met so far, kept for good: there are as many as lines in [`super::router`].
+    routes: RwLock<HashSet<&'static str>>,
 }
 
 /// Stored bytes handed to clients, by their way: from the file, from the page cache through memory, from the disk.
@@ -39,13 +42,13 @@ pub(super) struct SentBytes {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answer {
     method: &'static str,
-    route: String,
+    route: &'static str,
     status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
-    route: String,
+    route: &'static str,
 }
 
 impl Default for HttpMetrics {
@@ -59,7 +62,7 @@ impl Default for HttpMetrics {
         let path = |path| by_path.get_or_create(&[("path", path)]).clone();
         let sent = SentBytes { sendfile: path("sendfile"), mmap: path("mmap"), reactor: path("reactor") };
         registry.register("sent_bytes", "Stored bytes handed to clients, by the way they took", by_path.clone());
-        Self { registry, requests, seconds, sent }
+        Self { registry, requests, seconds, sent, routes: RwLock::default() }
     }
 }
 
@@ -82,9 +85,25 @@ impl HttpMetrics {
             Method::DELETE => "DELETE",
             _ => "other",
         };
-        let answer = Answer { method, route: route.into(), status: status.as_u16() };
-        self.requests.get_or_create(&answer).inc();
-        self.seconds.get_or_create(&Route { route: route.into() }).observe(took.as_secs_f64());
+        let route = self.lasting(route);
+        self.requests.get_or_create(&Answer { method, route, status: status.as_u16() }).inc();
+        self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    /// The same pattern as a label that needs no copy for each request.
+    fn lasting(&self, route: &str) -> &'static str {
+        if let Some(known) = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(route) {
+            return known;
+        }
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        match routes.get(route) {
+            Some(known) => known,
+            None => {
+                let new: &'static str = route.to_owned().leak();
+                routes.insert(new);
+                new
+            }
+        }
     }
 }
 

@@ -15,8 +15,8 @@
 
 use std::io::IoSliceMut;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
@@ -79,7 +79,15 @@ impl OpenBlob {
     pub(crate) fn new(volume: Arc<Volume>, id: BlobId, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
         let words = footer.block_crcs.len().div_ceil(64);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
-        OpenBlob { volume, id, file: Some(file), footer, verified, refused: AtomicBool::new(false), whole: OnceLock::new() }
+        OpenBlob {
+            volume,
+            id,
+            file: Some(file),
+            footer,
+            verified,
+            refused: AtomicBool::new(false),
+            whole: OnceLock::new(),
+        }
     }
 
     pub(crate) fn file(&self) -> &Arc<NamedFile> {
