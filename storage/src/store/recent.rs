@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn missed(recent: &Recent, key: &Key) -> Missed {
-        recent.get(key).err().expect("not kept")
+        recent.get(key).expect_err("not kept")
     }
 
     #[test]
