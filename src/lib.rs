@@ -17,6 +17,7 @@ pub mod access;
 pub mod config;
 pub mod error;
 pub mod limits;
+pub mod media_type;
 pub mod progress;
 pub mod size;
 pub mod telemetry;

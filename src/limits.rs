@@ -41,8 +41,6 @@ pub const LIST_PAGE_DEFAULT: usize = 100;
 pub const HTTP_RANGES: usize = 128;
 /// Headers of a request.
 pub const HTTP_HEADERS: usize = 100;
-/// A stored Content-Type; a longer one is not kept.
-pub const CONTENT_TYPE_BYTES: usize = 256;
 /// Characters of a name given by `?download=`.
 pub const DOWNLOAD_NAME_CHARS: usize = 200;
 /// An idempotency key.

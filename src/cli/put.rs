@@ -13,6 +13,7 @@ use super::output::{self, Output};
 use super::session;
 use super::source::Source;
 use super::target::Absent;
+use crate::media_type;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -51,7 +52,7 @@ impl Put {
             Some(key) => key,
             None => key_of(&self.file)?,
         };
-        let content_type = self.content_type.as_deref().or_else(|| mime_guess::from_path(key.as_str()).first_raw());
+        let content_type = self.content_type.as_deref().or_else(|| media_type::by_name(key.as_str()));
         let source = Source::open(&self.file)?;
         let length = source.length;
         let display = Display::new(self.quiet || self.json);

@@ -15,13 +15,13 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::blob::{self, Version};
+use super::caching;
 use super::problem::Problem;
 use crate::node::Node;
 use crate::transcode::assets::{self, Asset, AssetState};
 use crate::transcode::{AssetId, package::hls as playlists};
 
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
-const FOR_EVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,10 +113,10 @@ async fn media_playlist(node: &Node, id: &str, rendition: &str) -> Result<Respon
 
 fn playlist(asset: &Asset, text: String) -> Response {
     let cache = match asset.state {
-        AssetState::Encoding => "no-cache",
-        AssetState::Ready => "public, max-age=3600",
+        AssetState::Encoding => caching::GROWING_PLAYLIST,
+        AssetState::Ready => caching::FINISHED_PLAYLIST,
     };
-    ([(header::CONTENT_TYPE, PLAYLIST), (header::CACHE_CONTROL, cache)], text).into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(PLAYLIST)), (header::CACHE_CONTROL, cache)], text).into_response()
 }
 
 async fn part(node: &Node, id: &str, rendition: &str, file: &str, request: &Parts) -> Result<Response, Problem> {
@@ -130,7 +130,7 @@ async fn part(node: &Node, id: &str, rendition: &str, file: &str, request: &Part
     };
     let described = HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (header::CACHE_CONTROL, FOR_EVER),
+        (header::CACHE_CONTROL, caching::FOR_EVER),
     ]);
     // The blob's id is its version: it never has other bytes, and carries the time of its making.
     let modified = UNIX_EPOCH + Duration::from_secs(blob.created_ms() / 1000);

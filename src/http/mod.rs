@@ -5,9 +5,11 @@
 
 mod assets;
 mod blob;
+mod caching;
 mod conditional;
 mod connection;
 mod digest;
+mod disposition;
 mod events;
 mod following;
 mod health;
@@ -64,6 +66,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .method_not_allowed_fallback(|method: axum::http::Method, uri: axum::http::Uri| async move {
             Problem::method_not_allowed(format!("{method} is not possible on {}", uri.path()))
         })
+        .layer(axum::middleware::map_response(caching::by_default))
         .layer(axum::middleware::from_fn_with_state(node.clone(), problem::observe))
         .with_state(node)
 }

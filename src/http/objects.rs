@@ -9,22 +9,25 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use reelring_storage::{
     BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, Precondition, PutOutcome,
 };
 use serde::{Deserialize, Serialize};
 
 use super::blob::{self, Version, insert};
+use super::caching;
 use super::conditional;
-use super::digest::Expected;
+use super::digest::{self, Expected};
+use super::disposition;
 use super::following;
 use super::problem::Problem;
 use crate::limits;
+use crate::media_type;
 use crate::node::Node;
 
 const PREFIX: &str = "/v1/objects/";
@@ -52,26 +55,32 @@ pub(super) async fn write(
     {
         return Err(too_large(&key, length));
     }
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .filter(|value| value.len() <= limits::CONTENT_TYPE_BYTES)
-        .map(str::to_string);
+    let declared = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content_type = media_type::of(declared, key.as_str(), &[]);
+    // Only where the sender and the key tell nothing are the first bytes looked at.
+    let mut head = media_type::says_nothing(content_type.as_deref()).then(Vec::new);
     if !matches!(condition, Precondition::None) {
         // Decided for good in the transaction that writes; asked here so that a lost race costs nobody an upload.
         condition.check(&key, node.store().object(&key).await?.as_ref())?;
     }
     let meta = BlobMeta { key: Some(key.to_string()), content_type, length_hint: length };
     let mut writer = node.store().create(meta).await?;
-    if let Err(problem) = receive(&mut writer, body, &key, &mut expected).await {
+    if let Err(problem) = receive(&mut writer, body, &key, &mut expected, &mut head).await {
         writer.abort().await;
         return Err(problem);
     }
-    if let Err(problem) = expected.verify() {
-        writer.abort().await;
-        return Err(problem);
+    let sha256 = match expected.verify() {
+        Ok(sha256) => sha256,
+        Err(problem) => {
+            writer.abort().await;
+            return Err(problem);
+        }
+    };
+    if let Some(head) = head {
+        writer.set_content_type(media_type::of(declared, key.as_str(), &head));
     }
-    let sealed = writer.seal().await?;
+    let mut sealed = writer.seal().await?;
+    sealed.sha256 = sha256;
     let PutOutcome { record, created } = node.store().put_object(&key, sealed, condition).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = (status, Json(Listed::of(&node, &record))).into_response();
@@ -83,7 +92,13 @@ pub(super) async fn write(
 }
 
 /// Moves the body into the blob. Memory is taken before the socket is read, so a slow disk slows the sender down.
-async fn receive(writer: &mut BlobWriter, body: Body, key: &Key, expected: &mut Expected) -> Result<(), Problem> {
+async fn receive(
+    writer: &mut BlobWriter,
+    body: Body,
+    key: &Key,
+    expected: &mut Expected,
+    head: &mut Option<Vec<u8>>,
+) -> Result<(), Problem> {
     let mut body = body;
     loop {
         writer.ready().await?;
@@ -112,6 +127,9 @@ async fn receive(writer: &mut BlobWriter, body: Body, key: &Key, expected: &mut 
             return Err(too_large(key, writer.len() + data.len() as u64));
         }
         expected.update(&data);
+        if let Some(head) = head {
+            head.extend_from_slice(&data[..data.len().min(media_type::HEAD_BYTES - head.len())]);
+        }
         writer.write(data).await?;
     }
 }
@@ -128,14 +146,17 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 pub(super) async fn read(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let (request, _) = request.into_parts();
     let key = key_of(&request.uri)?;
-    let described = |content_type| describe(&key, content_type, download_name(request.uri.query()));
+    let described = |content_type| describe(&key, content_type, request.uri.query());
     for _ in 0..REPLACEMENTS {
         // Before the object: one of the two finds a writer that ends in between.
         let writer = node.store().writer_of(&key);
         if let Some((object, reader)) = open(&node, &key).await? {
             let (etag, modified) = (conditional::etag(&object), conditional::modified(&object));
             let version = Version { name: &key, etag, modified };
-            return blob::send(&request, &version, described(object.content_type.as_deref()), &reader);
+            let mut described = described(object.content_type.as_deref());
+            let digest = digest::of_object(&request.headers, object.sha256);
+            described.extend(digest.map(|digest| (HeaderName::from_static(digest::REPR_DIGEST), digest)));
+            return blob::send(&request, &version, described, &reader);
         }
         let Some(writer) = writer else { break };
         if let Some(follower) = writer.follow()? {
@@ -176,37 +197,19 @@ fn no_object(key: &Key) -> Problem {
     Problem::not_found(format!("there is no object {key}; GET /v1/objects?prefix= lists those there are"))
 }
 
-/// Content-Type, and what keeps a stored page from acting as one of the node's own.
-fn describe(key: &Key, content_type: Option<&str>, download: Option<String>) -> HeaderMap {
+/// What is said of the content: its type, its name as a file, and what keeps a stored page from acting as one of the
+/// node's own.
+fn describe(key: &Key, content_type: Option<&str>, query: Option<&str>) -> HeaderMap {
     let mut answer = HeaderMap::new();
-    answer.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    let guessed = || mime_guess::from_path(key.as_str()).first_raw().unwrap_or("application/octet-stream");
-    let content_type = content_type.unwrap_or_else(guessed);
+    answer.insert(header::CACHE_CONTROL, caching::OBJECT);
+    let content_type = content_type.or_else(|| media_type::by_name(key.as_str())).unwrap_or("application/octet-stream");
     insert(&mut answer, header::CONTENT_TYPE, content_type);
     answer.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if !content_type.starts_with("video/") && !content_type.starts_with("audio/") {
+    if !media_type::is_audio_or_video(content_type) {
         answer.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     }
-    if let Some(name) = download {
-        let ascii: String = name
-            .chars()
-            .map(|c| if c.is_ascii_graphic() && !"\"\\%".contains(c) || c == ' ' { c } else { '_' })
-            .collect();
-        let extended = utf8_percent_encode(&name, NON_ALPHANUMERIC);
-        insert(
-            &mut answer,
-            header::CONTENT_DISPOSITION,
-            &format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{extended}"),
-        );
-    }
+    answer.extend(disposition::attachment(query, key).map(|value| (header::CONTENT_DISPOSITION, value)));
     answer
-}
-
-/// The value of `?download=`, shortened to what a file name can be.
-fn download_name(query: Option<&str>) -> Option<String> {
-    let (_, name) = url::form_urlencoded::parse(query?.as_bytes()).find(|(name, _)| name == "download")?;
-    let name: String = name.chars().filter(|c| !c.is_control()).take(limits::DOWNLOAD_NAME_CHARS).collect();
-    (!name.is_empty()).then_some(name)
 }
 
 pub(super) async fn remove(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Result<StatusCode, Problem> {

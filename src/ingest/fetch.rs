@@ -409,14 +409,18 @@ impl Fetch<'_> {
         let Held { writer, note, .. } = self.held.take().expect("a fetch ends with a file");
         let length = writer.len();
         self.meter.at(length, Some(length));
+        let mut verified = None;
         if let (Some(expected), Some(hash)) = (self.req.sha256, note.sha256) {
             let actual = hash.finish();
             if expected != actual {
                 writer.abort().await;
                 return Err(self.wrong_hash(expected, actual).into());
             }
+            verified = Some(actual);
         }
-        let sealed = writer.seal().await?;
+        let mut sealed = writer.seal().await?;
+        // Worth keeping: it goes out as Repr-Digest.
+        sealed.sha256 = verified;
         Ok(Fetched { sealed, content_type: note.content_type, file_name: note.file_name, final_url: note.final_url })
     }
 

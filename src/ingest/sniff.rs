@@ -1,6 +1,8 @@
 //! Is it media, or a page about media? Login pages, captchas and "please enable JavaScript" come with status 200 under
 //! names like `film.mp4`; stored, they would fail much later and far away from the cause.
 
+use crate::media_type;
+
 /// The types a browser shows as a page.
 pub fn is_html_type(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -37,8 +39,7 @@ pub fn content_type(declared: Option<&str>, file_name: &str) -> Option<String> {
     if !SAYS_NOTHING.iter().any(|nothing| nothing.eq_ignore_ascii_case(essence)) {
         return declared.map(str::to_owned);
     }
-    let guess = mime_guess::from_path(file_name).first_raw();
-    guess.or(declared).map(str::to_owned)
+    media_type::by_name(file_name).or(declared).map(str::to_owned)
 }
 
 const TYPE_BYTES: usize = 256;

@@ -1,8 +1,11 @@
-//! What RFC 9110 and its neighbours ask of an answer: several ranges, conditions of writes.
+//! What RFC 9110 and its neighbours ask of an answer: several ranges, conditions of writes, digests, types, names, caching.
 
 use crate::support::node::Node;
-use crate::support::{Noise, scratch};
+use crate::support::{Noise, scratch, sha256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, Response};
+use sha2::{Digest as _, Sha256};
 
 fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     let value = response.headers().get(name).unwrap_or_else(|| panic!("{name} in {:?}", response.headers()));
@@ -126,4 +129,85 @@ async fn writes_ask_all_their_conditions() {
     assert_eq!(send(Method::DELETE, &[("if-match", "*")]).await, 404, "what is not there has no condition");
     assert_eq!(send(Method::PUT, &[("if-match", "*")]).await, 412);
     assert_eq!(send(Method::PUT, &[("if-unmodified-since", long_ago)]).await, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_that_was_verified_goes_out_with_every_answer() {
+    let folder = scratch("repr-digest");
+    let data = folder.path().join("data");
+    let node = Node::start(&data).await;
+    let body = Noise::bytes(32, 400_000);
+    let digest = format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(&body)));
+    for (key, name) in [("repr", "repr-digest"), ("content", "content-digest")] {
+        let wrong = node.put(key, "other").header(name, &digest).send().await.unwrap();
+        assert_eq!(wrong.status(), 400, "{name}");
+        assert_eq!(node.put(key, body.clone()).header(name, &digest).send().await.unwrap().status(), 201, "{name}");
+    }
+    put(&node, "unknown", body.clone()).await;
+    // What is known survives the node.
+    node.terminate();
+    assert!(node.ended(std::time::Duration::from_secs(30)).await.success());
+    let node = Node::start(&data).await;
+
+    let of = |key: &'static str, name: &'static str, value: &'static str| {
+        let request = node.object(key).header(name, value);
+        async move {
+            let response = request.send().await.unwrap();
+            response.headers().get("repr-digest").map(|value| value.to_str().unwrap().to_string())
+        }
+    };
+    for key in ["repr", "content"] {
+        // Of the whole object, whatever part of it is sent.
+        for (name, value) in
+            [("accept", "*/*"), ("range", "bytes=5-9"), ("range", "bytes=5-9,-1"), ("want-repr-digest", "sha-256=3")]
+        {
+            assert_eq!(of(key, name, value).await.as_deref(), Some(&*digest), "{key} {name}: {value}");
+        }
+        assert_eq!(of(key, "want-repr-digest", "sha-512=10").await, None);
+    }
+    assert_eq!(of("unknown", "want-repr-digest", "sha-256=10").await, None, "nothing is claimed that nobody computed");
+    let stored = node.object("repr").send().await.unwrap().bytes().await.unwrap();
+    assert_eq!(sha256(&stored), sha256(&body));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_has_its_type_and_a_page_no_power() {
+    let folder = scratch("types");
+    let node = Node::start(&folder.path().join("data")).await;
+    const MP4: &[u8] = b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41";
+    for (key, declared, body, expected, sandboxed) in [
+        ("declared", Some("video/webm"), MP4, "video/webm", false),
+        ("show.ts", None, b"x", "video/mp2t", false),
+        ("subtitles.vtt", None, b"WEBVTT", "text/vtt", true),
+        ("by-its-bytes", None, MP4, "video/mp4", false),
+        ("posted", Some("application/x-www-form-urlencoded"), MP4, "video/mp4", false),
+        ("binary", Some("application/octet-stream"), MP4, "video/mp4", false),
+        // Nothing becomes a page by its bytes.
+        ("nameless", None, b"<!doctype html><script>alert(1)</script>", "application/octet-stream", true),
+        ("page.html", None, b"<!doctype html><script>alert(1)</script>", "text/html", true),
+        ("garbage", Some("nothing"), b"x", "application/octet-stream", true),
+    ] {
+        let mut request = node.put(key, body.to_vec());
+        if let Some(declared) = declared {
+            request = request.header("content-type", declared);
+        }
+        assert_eq!(request.send().await.unwrap().status(), 201, "{key}");
+        let response = node.object(key).send().await.unwrap();
+        assert_eq!(header(&response, "content-type"), expected, "{key}");
+        assert_eq!(header(&response, "x-content-type-options"), "nosniff", "{key}");
+        assert_eq!(response.headers().contains_key("content-security-policy"), sandboxed, "{key}");
+        assert_eq!(header(&response, "cache-control"), "no-cache", "{key}");
+    }
+    let listed = node.json("/v1/objects?prefix=by-its-bytes").await;
+    assert_eq!(listed["objects"][0]["content_type"], "video/mp4", "lists say what answers say");
+
+    let saved = node.object("declared?download").send().await.unwrap();
+    assert_eq!(header(&saved, "content-disposition"), "attachment; filename=\"declared\"");
+    let named = node.object("declared?download=%C3%A9.mp4").send().await.unwrap();
+    assert_eq!(header(&named, "content-disposition"), "attachment; filename=\"_.mp4\"; filename*=UTF-8''%C3%A9.mp4");
+
+    // A cache left alone keeps even a 404.
+    for (path, expected) in [("/v1/objects", "no-cache"), ("/healthz", "no-cache"), ("/v1/objects/none", "no-store")] {
+        assert_eq!(header(&node.get(path).send().await.unwrap(), "cache-control"), expected, "{path}");
+    }
 }

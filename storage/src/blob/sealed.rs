@@ -19,6 +19,8 @@ pub struct SealedBlob {
     pub length: u64,
     pub blake3: [u8; 32],
     pub content_type: Option<String>,
+    /// Set by whoever computed it on the way; only the catalog keeps it.
+    pub sha256: Option<[u8; 32]>,
     pub(super) files: Files,
 }
 

@@ -177,6 +177,11 @@ impl BlobWriter {
         self.len() == 0
     }
 
+    /// The type of the content, for who learns it from the first bytes. The footer has it, so it counts until the seal.
+    pub fn set_content_type(&mut self, content_type: Option<String>) {
+        self.meta.content_type = content_type;
+    }
+
     /// Makes room for the next bytes: call it before polling the socket, so that a node short of
     /// memory stops reading instead of buffering.
     /// Dropping the future loses nothing.
@@ -320,6 +325,7 @@ impl BlobWriter {
             length: footer.length,
             blake3: footer.blake3,
             content_type: self.meta.content_type,
+            sha256: None,
             files: self.files,
         })
     }

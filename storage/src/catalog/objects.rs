@@ -14,6 +14,8 @@ pub struct ObjectRecord {
     pub length: u64,
     pub blake3: [u8; 32],
     pub content_type: Option<String>,
+    /// Known only where somebody computed it while the bytes went by.
+    pub sha256: Option<[u8; 32]>,
     pub modified_ms: i64,
 }
 
@@ -49,6 +51,7 @@ pub(crate) struct BlobRow {
     pub(crate) length: u64,
     pub(crate) blake3: [u8; 32],
     pub(crate) content_type: Option<String>,
+    pub(crate) sha256: Option<[u8; 32]>,
     pub(crate) volume: u32,
 }
 
@@ -82,7 +85,7 @@ impl Precondition {
     }
 }
 
-const SELECT: &str = "SELECT o.key, o.blob, b.length, b.blake3, b.content_type, o.modified_ms
+const SELECT: &str = "SELECT o.key, o.blob, b.length, b.blake3, b.content_type, b.sha256, o.modified_ms
                       FROM objects o JOIN blobs b ON b.id = o.blob";
 
 fn now_ms() -> i64 {
@@ -100,9 +103,8 @@ fn modified_ms(current: Option<&ObjectRecord>) -> i64 {
 }
 
 pub(crate) fn insert_blob(tx: &Transaction<'_>, row: &BlobRow) -> Result<()> {
-    let sql =
-        "INSERT INTO blobs (id, length, blake3, content_type, created_ms, volume) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let values = (row.id, row.length as i64, row.blake3, &row.content_type, now_ms(), row.volume);
+    let sql = "INSERT INTO blobs (id, length, blake3, content_type, sha256, created_ms, volume) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let values = (row.id, row.length as i64, row.blake3, &row.content_type, row.sha256, now_ms(), row.volume);
     tx.prepare_cached(sql)?.execute(values)?;
     Ok(())
 }
@@ -185,6 +187,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<ObjectRecord> {
         length: row.get::<_, i64>(2)? as u64,
         blake3: row.get(3)?,
         content_type: row.get(4)?,
-        modified_ms: row.get(5)?,
+        sha256: row.get(5)?,
+        modified_ms: row.get(6)?,
     })
 }

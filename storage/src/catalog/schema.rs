@@ -77,6 +77,9 @@ const MIGRATIONS: &[&str] = &[
         strays      INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    ALTER TABLE blobs ADD COLUMN sha256 BLOB CHECK (sha256 IS NULL OR length(sha256) = 32);
+",
 ];
 
 const OWN_BITS: i64 = 0xffff;

@@ -141,6 +141,7 @@ impl Store {
                 length: blob.length,
                 blake3: blob.blake3,
                 content_type: blob.content_type.clone(),
+                sha256: blob.sha256,
                 volume: blob.volume().number,
             })
             .collect();

@@ -4,7 +4,7 @@
 //! place; the old one is renamed, with its log. A blob is never touched, whatever its footer says.
 //!
 //! What a footer knows comes back: key, content type, length, BLAKE3. The modified time is the time of the blob's id, the
-//! beginning of its upload. What only the catalog knew does not: jobs, renditions, and which objects were deleted a moment
+//! beginning of its upload. What only the catalog knew does not: jobs, renditions, SHA-256, and which objects were deleted a moment
 //! before the catalog was lost (a file that was not unlinked yet comes back as its object, and so does an upload that was
 //! sealed and not acknowledged: whole, as after any crash).
 //!
@@ -233,7 +233,7 @@ impl Rebuild<'_> {
             report.leave_out(&path, newer(id));
         }
         let content_type = footer.content_type().map(str::to_owned);
-        let row = BlobRow { id, length: footer.length, blake3: footer.blake3, content_type, volume };
+        let row = BlobRow { id, length: footer.length, blake3: footer.blake3, content_type, sha256: None, volume };
         objects::insert_blob(tx, &row)?;
         let created_ms = id.created_ms() as i64;
         tx.prepare_cached("UPDATE blobs SET created_ms = ?2 WHERE id = ?1")?.execute((id, created_ms))?;
