@@ -82,7 +82,7 @@ mod tests {
     fn record(key: &str) -> Arc<ObjectRecord> {
         let key = Key::parse(key).unwrap();
         let (blob, blake3) = (BlobId::new(), [0; 32]);
-        Arc::new(ObjectRecord { key, blob, length: 1, blake3, content_type: None, modified_ms: 0 })
+        Arc::new(ObjectRecord { key, blob, length: 1, blake3, content_type: None, sha256: None, modified_ms: 0 })
     }
 
     fn missed(recent: &Recent, key: &Key) -> Missed {
