@@ -39,7 +39,7 @@ pub const LIST_PAGE_MAX: usize = 1000;
 pub const LIST_PAGE_DEFAULT: usize = 100;
 /// Ranges of one request.
 pub const HTTP_RANGES: usize = 128;
-/// Headers of a request.
+/// Headers of a request. It is what hyper has unless told: being told, even the same, costs it an allocation a request.
 pub const HTTP_HEADERS: usize = 100;
 /// Characters of a name given by `?download=`.
 pub const DOWNLOAD_NAME_CHARS: usize = 200;

@@ -36,7 +36,6 @@ impl Connections {
         http.timer(TokioTimer::new())
             .header_read_timeout(limits::HTTP_HEADER_TIMEOUT)
             .max_buf_size(limits::HTTP_HEADER_BYTES)
-            .max_headers(limits::HTTP_HEADERS)
             // A client that has sent its request may close its side and wait for the answer.
             .half_close(true);
         let service = TowerToHyperService::new(super::router(node.clone()));
