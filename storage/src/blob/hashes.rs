@@ -12,6 +12,15 @@ pub(super) struct Hashes {
     pub(super) tail_crc: u32,
 }
 
+/// A place in the blob that the hashes can go back to: a few KiB, however long the blob is.
+pub(super) struct Mark {
+    pub(super) length: u64,
+    /// How many blocks were full.
+    pub(super) blocks: usize,
+    blake3: Box<blake3::Hasher>,
+    tail_crc: u32,
+}
+
 impl Hashes {
     pub(super) fn new() -> Hashes {
         Hashes { length: 0, blake3: Box::new(blake3::Hasher::new()), block_crcs: Vec::new(), tail_crc: 0 }
@@ -30,6 +39,20 @@ impl Hashes {
             }
             data = rest;
         }
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        let Hashes { length, blake3, block_crcs, tail_crc } = self;
+        Mark { length: *length, blocks: block_crcs.len(), blake3: blake3.clone(), tail_crc: *tail_crc }
+    }
+
+    /// Forgets the bytes after the mark.
+    pub(super) fn go_back(&mut self, mark: &Mark) {
+        assert!(mark.length <= self.length && mark.blocks <= self.block_crcs.len(), "a mark of other bytes");
+        self.length = mark.length;
+        self.blake3 = mark.blake3.clone();
+        self.block_crcs.truncate(mark.blocks);
+        self.tail_crc = mark.tail_crc;
     }
 
     /// BLAKE3 of the whole, and the checksums of all blocks.
@@ -57,5 +80,20 @@ mod tests {
             assert_eq!(hashes.finish(), (*blake3::hash(&data).as_bytes(), expected.clone()));
         }
         assert!(Hashes::new().finish().1.is_empty());
+    }
+
+    #[test]
+    fn what_came_after_a_mark_is_forgotten() {
+        let data: Vec<u8> = (0..3 * BLOCK_BYTES as u32 / 4 + 5).flat_map(u32::to_le_bytes).collect();
+        for (kept, dropped) in [(0, 10), (5, 2 * BLOCK_BYTES), (BLOCK_BYTES, 1), (BLOCK_BYTES + 7, BLOCK_BYTES)] {
+            let mut hashes = Hashes::new();
+            hashes.update(&data[..kept]);
+            let mark = hashes.mark();
+            hashes.update(&vec![7; dropped]);
+            hashes.go_back(&mark);
+            hashes.update(&data[kept..]);
+            let crcs: Vec<u32> = data.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect();
+            assert_eq!(hashes.finish(), (*blake3::hash(&data).as_bytes(), crcs), "{kept} kept, {dropped} dropped");
+        }
     }
 }

@@ -15,6 +15,7 @@ mod progress;
 mod reader;
 mod region;
 mod resume;
+mod rewind;
 mod sealed;
 mod writer;
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{BLOCK_BYTES, JOURNAL_BYTES_MAX, JOURNAL_NOTE_BYTES_MAX};
 use crate::volume::Volume;
-use crate::volume::claim::InHand;
+use crate::volume::claim::{Claim, InHand};
 use crate::volume::room::Reservation;
 
 impl BlobWriter {
@@ -33,7 +33,8 @@ impl BlobWriter {
         volume.write_all(&file, &journal, 0).await?;
         volume.sync(&file).await?;
         volume.sync_directory(&volume.dir.join("partial")).await?;
-        writer.journal = Some(JournalFile { file, bytes: journal.len() as u64, blocks_recorded: 0 });
+        let recorded = writer.hashes.mark();
+        writer.journal = Some(JournalFile { file, bytes: journal.len() as u64, recorded });
         writer.files.armed = false;
         Ok(writer)
     }
@@ -48,6 +49,15 @@ impl BlobWriter {
         Ok(Journal::decode(&bytes).ok().map(|journal| journal.durable))
     }
 
+    /// How far a partial is durable and stays so; `None` where there is none. Cheaper than `resume`: what the journal
+    /// vouches for was synced before the journal said so, and is not read again here.
+    pub(crate) async fn settled_length(volume: &Arc<Volume>, id: BlobId, in_hand: InHand) -> Result<Option<u64>> {
+        volume.health.check_writable()?;
+        let Some(found) = FoundJournal::open(volume, id, &in_hand.claim()).await? else { return Ok(None) };
+        found.settle(volume).await?;
+        Ok(Some(found.journal.durable))
+    }
+
     /// Takes up a journaled partial where its last intact record left it: cuts off what no record
     /// vouches for, and reads the rest again, which verifies it and rebuilds the hashes.
     pub(crate) async fn resume(
@@ -58,19 +68,7 @@ impl BlobWriter {
         volume.health.check_writable()?;
         let claim = in_hand.claim();
         let journal_path = volume.journal_path(id);
-        let journal_file = match volume.bridge.open_claimed(&journal_path, How::Modify, Arc::clone(&claim)).await {
-            Err(e) if e.is_not_found() => return Ok(None),
-            other => other?,
-        };
-        let journal_bytes = read_journal(volume, &journal_file).await?;
-        let journal = match Journal::decode(&journal_bytes) {
-            Ok(journal) => journal,
-            Err(reason) => {
-                tracing::warn!(%id, %reason, "dropping a partial whose journal never became whole");
-                volume.remove_files(&[journal_path, volume.partial_path(id)]).await;
-                return Ok(None);
-            }
-        };
+        let Some(found) = FoundJournal::open(volume, id, &claim).await? else { return Ok(None) };
         let path = volume.partial_path(id);
         let file = match volume.bridge.open_claimed(&path, How::Modify, Arc::clone(&claim)).await {
             // Sealed, but the process ended before the commit: never served, so it may go back.
@@ -86,15 +84,10 @@ impl BlobWriter {
             }
             other => other?,
         };
-        let hashes = rebuild(volume, &file, &journal).await?;
-        volume.bridge.truncate(&file, journal.durable).await?;
-        volume.bridge.truncate(&journal_file, journal.bytes).await?;
-        // What was read may be in the page cache alone, of a process that died before its sync, or whose sync failed and
-        // left clean pages that are not on the disk. The caller will be told this length and may forget what it has
-        // below: so the same bytes are written again, which hurts nothing that is there, and the names synced.
-        volume.write_all(&journal_file, &journal_bytes[..journal.bytes as usize], 0).await?;
-        volume.sync(&journal_file).await?;
-        volume.sync_directory(&volume.dir.join("partial")).await?;
+        let hashes = rebuild(volume, &file, &found.journal).await?;
+        volume.bridge.truncate(&file, found.journal.durable).await?;
+        found.settle(volume).await?;
+        let FoundJournal { file: journal_file, journal, .. } = found;
         let files = Files {
             volume: Arc::clone(volume),
             id,
@@ -105,11 +98,46 @@ impl BlobWriter {
             room: volume.room.adopt(journal.durable),
             publisher: None,
         };
-        let blocks_recorded = journal.block_crcs.len();
-        let journal_file = JournalFile { file: journal_file, bytes: journal.bytes, blocks_recorded };
+        let journal_file = JournalFile { file: journal_file, bytes: journal.bytes, recorded: hashes.mark() };
         let mut writer = BlobWriter::new(journal.meta, file, files, hashes, Some(journal_file));
         writer.allocate().await?;
         Ok(Some((writer, journal.note)))
+    }
+}
+
+/// A journal from an earlier life, as far as it is whole.
+struct FoundJournal {
+    file: Arc<NamedFile>,
+    journal: Journal,
+    bytes: Vec<u8>,
+}
+
+impl FoundJournal {
+    async fn open(volume: &Arc<Volume>, id: BlobId, claim: &Arc<Claim>) -> Result<Option<FoundJournal>> {
+        let path = volume.journal_path(id);
+        let file = match volume.bridge.open_claimed(&path, How::Modify, Arc::clone(claim)).await {
+            Err(e) if e.is_not_found() => return Ok(None),
+            other => other?,
+        };
+        let bytes = read_journal(volume, &file).await?;
+        match Journal::decode(&bytes) {
+            Ok(journal) => Ok(Some(FoundJournal { file, journal, bytes })),
+            Err(reason) => {
+                tracing::warn!(%id, %reason, "dropping a partial whose journal never became whole");
+                volume.remove_files(&[path, volume.partial_path(id)]).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// What was read may be in the page cache alone, of a process that died before its sync, or whose sync failed and
+    /// left clean pages that are not on the disk. The caller will be told this length and may forget what it has
+    /// below: so the same bytes are written again, which hurts nothing that is there, and the names synced.
+    async fn settle(&self, volume: &Arc<Volume>) -> Result<()> {
+        volume.bridge.truncate(&self.file, self.journal.bytes).await?;
+        volume.write_all(&self.file, &self.bytes[..self.journal.bytes as usize], 0).await?;
+        volume.sync(&self.file).await?;
+        volume.sync_directory(&volume.dir.join("partial")).await
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Cancel: after a dropped `write` or `checkpoint` nobody knows how many bytes were taken, so the
 //! writer counts as failed and can only be dropped or aborted (a journaled blob resumes at its last
-//! checkpoint). A dropped `ready` loses nothing. Dropping a writer removes a plain partial in the background and keeps a journaled one.
+//! checkpoint). A dropped `ready` loses nothing. `rewind.rs` goes back to the last checkpoint with the writer at hand. Dropping a writer removes a plain partial in the background and keeps a journaled one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 
 use super::direct::Way;
 use super::format::{Footer, Section, TRAILER_BYTES, block_count};
-use super::hashes::Hashes;
+use super::hashes::{Hashes, Mark};
 use super::journal::Record;
 use super::progress::Publisher;
 use super::resume::check_note;
@@ -43,23 +43,25 @@ pub struct BlobWriter {
     file: Arc<NamedFile>,
     way: Way,
     pub(super) files: Files,
-    hashes: Hashes,
+    pub(super) hashes: Hashes,
     /// Bytes handed to the engine; where the batch being filled will go.
-    submitted: u64,
+    pub(super) submitted: u64,
+    /// Where the file may end because of bytes that were written and given up.
+    pub(super) abandoned_to: u64,
     /// Of these, how many are in the page cache and no sync has covered them yet.
     unsynced: u64,
     /// Bytes reserved beyond the file's end.
     allocated: u64,
-    batch: Option<Batch>,
+    pub(super) batch: Option<Batch>,
     in_flight: VecDeque<Pending<()>>,
     /// When the last batch was handed to the engine.
     handed_over: Instant,
     pub(super) journal: Option<JournalFile>,
     /// An operation failed or was cancelled half way.
-    failed: bool,
+    pub(super) failed: bool,
 }
 
-struct Batch {
+pub(super) struct Batch {
     buffer: Buffer,
     /// Where to stop filling, so that the batch ends with a block.
     limit: usize,
@@ -69,7 +71,8 @@ pub(super) struct JournalFile {
     pub(super) file: Arc<NamedFile>,
     /// Where the next record goes.
     pub(super) bytes: u64,
-    pub(super) blocks_recorded: usize,
+    /// What the last record vouches for.
+    pub(super) recorded: Mark,
 }
 
 impl BlobWriter {
@@ -133,6 +136,7 @@ impl BlobWriter {
             way: Way::Cached,
             files,
             submitted: hashes.length,
+            abandoned_to: 0,
             hashes,
             unsynced: 0,
             allocated: 0,
@@ -269,7 +273,7 @@ impl BlobWriter {
         let journal = self.journal.as_mut().expect("checked above");
         let record = Record {
             durable: self.submitted,
-            new_block_crcs: &self.hashes.block_crcs[journal.blocks_recorded..],
+            new_block_crcs: &self.hashes.block_crcs[journal.recorded.blocks..],
             tail_crc: self.hashes.tail_crc,
             note: &note,
         }
@@ -277,7 +281,7 @@ impl BlobWriter {
         self.volume.write_all(&journal.file, &record, journal.bytes).await?;
         self.volume.sync(&journal.file).await?;
         journal.bytes += record.len() as u64;
-        journal.blocks_recorded = self.hashes.block_crcs.len();
+        journal.recorded = self.hashes.mark();
         self.failed = false;
         Ok(self.submitted)
     }
@@ -296,8 +300,8 @@ impl BlobWriter {
         self.drain().await?;
         let end = footer.length + footer.encoded_bytes;
         self.files.room.complete(end);
-        if self.allocated > end {
-            // The announced length was too large: give back what was reserved beyond the end.
+        if self.allocated.max(self.abandoned_to) > end {
+            // The announced length was too large, or bytes were given up: nothing may follow the footer.
             self.volume.bridge.truncate(&self.file, end).await?;
         }
         let volume = Arc::clone(&self.volume);
@@ -418,14 +422,14 @@ impl BlobWriter {
         result.map_err(|error| self.volume.judge_write(error))
     }
 
-    async fn drain(&mut self) -> Result<()> {
+    pub(super) async fn drain(&mut self) -> Result<()> {
         while !self.in_flight.is_empty() {
             self.await_oldest().await?;
         }
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         if self.failed {
             let reason = std::io::Error::other("an earlier write of it failed or was cancelled");
             return Err(Error::io("write", &self.file.path, reason));

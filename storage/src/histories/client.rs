@@ -245,8 +245,9 @@ impl Client {
     /// The next step with a journaled partial.
     async fn journal(&mut self, writer: Option<BlobWriter>) -> Option<BlobWriter> {
         match writer {
-            Some(writer) => match self.random.below(8) {
+            Some(writer) => match self.random.below(9) {
                 0 => self.finish(writer).await,
+                8 => self.rewind(writer).await,
                 1 => {
                     // Put aside.
                     self.release(writer.id());
@@ -259,6 +260,7 @@ impl Client {
                     self.oracle().partials.iter().find(|(_, p)| !p.held && !p.away && self.owns(p)).map(|(id, _)| *id);
                 match waiting {
                     Some(id) if self.random.chance(100) => self.discard(id).await,
+                    Some(id) if self.random.chance(150) => self.ask_length(id).await,
                     Some(id) if self.random.chance(700) => self.resume(id).await,
                     _ => self.start().await,
                 }
@@ -351,6 +353,55 @@ impl Client {
                 None
             }
         }
+    }
+
+    /// Writes bytes that are not meant, and goes back.
+    async fn rewind(&mut self, mut writer: BlobWriter) -> Option<BlobWriter> {
+        let id = writer.id();
+        let wrong = 1 + self.random.below(if self.large { 3 * BLOCK_BYTES } else { 9_000 });
+        let wrong: Bytes = self.random.bytes(wrong).into();
+        let rewound = async move {
+            writer.write(wrong).await?;
+            let length = writer.rewind().await?;
+            Ok::<_, Error>((writer, length))
+        };
+        match self.attempt(rewound).await {
+            Some(Ok((writer, length))) => {
+                assert_eq!(length, self.oracle().partials[&id].durable, "{id} went back to another place");
+                Some(writer)
+            }
+            other => {
+                if let Some(Err(error)) = other {
+                    self.accept(&error);
+                }
+                self.release(id);
+                None
+            }
+        }
+    }
+
+    /// What is told of a partial without taking it up is a promise too.
+    async fn ask_length(&mut self, id: BlobId) -> Option<BlobWriter> {
+        let store = self.store.clone();
+        let asked = self.attempt(async move { store.partial_length(id).await }).await;
+        let degraded = self.store.may_lack_partials();
+        match asked {
+            None => {}
+            Some(Ok(Some(length))) => {
+                let mut oracle = self.oracle();
+                let partial = oracle.partials.get_mut(&id).expect("it is known");
+                let (durable, tried) = (partial.durable, &partial.tried);
+                assert!(length >= durable && tried.contains(&length), "{id}: {durable} were promised, {length} told");
+                partial.durable = length;
+                partial.promised = true;
+            }
+            Some(Ok(None)) => {
+                let promised = self.oracle().partials[&id].promised;
+                assert!(!promised || degraded, "{id} is gone");
+            }
+            Some(Err(error)) => self.accept(&error),
+        }
+        None
     }
 
     async fn resume(&mut self, id: BlobId) -> Option<BlobWriter> {

@@ -213,15 +213,34 @@ impl Store {
 
     /// Stores a sealed blob under a key. The blob it replaces is removed.
     pub async fn put_object(&self, key: &Key, sealed: SealedBlob, if_: Precondition) -> Result<PutOutcome> {
+        self.put_object_with(key, sealed, if_, |_, _| Ok(Vec::new())).await
+    }
+
+    /// The same, and runs `f` in the transaction that does it; the blobs that `f` names are forgotten and removed too.
+    pub async fn put_object_with(
+        &self,
+        key: &Key,
+        sealed: SealedBlob,
+        if_: Precondition,
+        f: impl FnOnce(&Transaction<'_>, &PutOutcome) -> Result<Vec<BlobId>> + Send + 'static,
+    ) -> Result<PutOutcome> {
         self.check_open()?;
         let (store, key, id) = (self.clone(), key.clone(), sealed.id);
         self.to_the_end(async move {
             let of_tx = key.clone();
-            let put = store.commit_all(vec![sealed], move |tx| objects::put(tx, &of_tx, id, &if_)).await;
+            let put = store.commit_all(vec![sealed], move |tx| {
+                let (outcome, replaced) = objects::put(tx, &of_tx, id, &if_)?;
+                let mut forgotten: Vec<Forgotten> = replaced.into_iter().collect();
+                for id in f(tx, &outcome)? {
+                    forgotten.extend(objects::delete_blob(tx, id)?);
+                }
+                Ok((outcome, forgotten))
+            });
+            let put = put.await;
             // A commit that failed may have happened all the same.
             store.inner.recent.forget(&key);
-            let (outcome, replaced) = put?;
-            store.unlink_blobs(replaced.as_slice()).await;
+            let (outcome, forgotten) = put?;
+            store.unlink_blobs(&forgotten).await;
             Ok(outcome)
         })
         .await

@@ -59,6 +59,33 @@ impl Store {
         Ok(None)
     }
 
+    /// How far a journaled partial that nobody has in hand is durable: [`Store::resume`] will not go on before that,
+    /// whatever happens. `None` when there is none.
+    pub async fn partial_length(&self, id: BlobId) -> Result<Option<u64>> {
+        self.check_open()?;
+        self.inner.volumes.first().health.check_writable()?;
+        let mut in_hand = Some(self.inner.volumes.first().claim(id).await?);
+        if self.volume_of(id).await?.is_some() {
+            return Ok(None);
+        }
+        for volume in self.by_progress(id).await {
+            let claimed = match in_hand.take() {
+                Some(in_hand) => in_hand,
+                None => volume.claim(id).await?,
+            };
+            if let Some(length) = BlobWriter::settled_length(volume, id, claimed).await? {
+                return Ok(Some(length));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a partial may lie on a volume that is not asked: one that is absent or has failed.
+    pub fn may_lack_partials(&self) -> bool {
+        let volumes = &self.inner.volumes;
+        volumes.absent().next().is_some() || volumes.iter().any(|volume| volume.health.is_degraded())
+    }
+
     /// The volumes that can be written, in the order in which they are asked for a partial. One that was begun on a volume which then failed,
     /// and again on another, may be on both: the one that came further counts.
     async fn by_progress(&self, id: BlobId) -> Vec<&Arc<Volume>> {
