@@ -38,6 +38,8 @@ pub struct Config {
     pub scrub_interval_days: u64,
     /// Bytes that a scrub reads in a second at most; 0 for no limit.
     pub scrub_rate: u64,
+    /// Seconds after which an unfinished upload that nobody touches is removed.
+    pub upload_expiry_s: u64,
 }
 
 /// What a layer (file, environment, flags) sets; unset means "ask the next layer".
@@ -57,6 +59,7 @@ pub struct Settings {
     pub plugin_timeout_s: Option<u64>,
     pub scrub_interval_days: Option<u64>,
     pub scrub_rate: Option<Size>,
+    pub upload_expiry_s: Option<u64>,
 }
 
 /// Where each value came from: `default`, `file PATH`, `environment NAME`, `flag --NAME`.
@@ -87,6 +90,10 @@ impl Config {
         };
         let environment = from_environment(|name| std::env::var(name).ok())?;
         merge(&path, from_file, environment, flags)
+    }
+
+    pub fn upload_expiry(&self) -> Duration {
+        Duration::from_secs(self.upload_expiry_s)
     }
 
     pub fn plugin_timeout(&self) -> Duration {
@@ -139,6 +146,7 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
         plugin_timeout_s: var!("REELRING_PLUGIN_TIMEOUT_S"),
         scrub_interval_days: var!("REELRING_SCRUB_INTERVAL_DAYS"),
         scrub_rate: var!("REELRING_SCRUB_RATE"),
+        upload_expiry_s: var!("REELRING_UPLOAD_EXPIRY_S"),
     })
 }
 
@@ -197,6 +205,14 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         });
     }
     let scrub_rate = pick!(scrub_rate, Some(Size(32 << 20))).map_or(32 << 20, |size| size.0);
+    let upload_expiry_s = pick!(upload_expiry_s, Some(86_400)).unwrap_or(86_400);
+    if !(1..=31_536_000).contains(&upload_expiry_s) {
+        return Err(ConfigError::Value {
+            name: "upload_expiry_s".into(),
+            value: upload_expiry_s.to_string(),
+            message: "it must lie between 1 and 31536000 seconds (a year)".into(),
+        });
+    }
     let choice = engine.parse::<EngineChoice>().map_err(|error| ConfigError::Value {
         name: "engine".into(),
         value: engine.clone(),
@@ -216,6 +232,7 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         plugin_timeout_s,
         scrub_interval_days,
         scrub_rate,
+        upload_expiry_s,
     };
     Ok((config, origins))
 }

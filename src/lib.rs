@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod ingest;
 pub mod plugins;
 pub mod transcode;
+pub mod uploads;
 
 pub mod access;
 pub mod config;

@@ -59,6 +59,28 @@ pub const TOKEN_NAME_BYTES: usize = 100;
 /// The value of a `signature` parameter, and the longest a signed address is valid.
 pub const SIGNATURE_BYTES: usize = 128;
 pub const SIGNATURE_DAYS: u64 = 366;
+// --- uploads ---
+/// Uploads begun and not finished; one more is refused with 503.
+pub const UPLOADS_OPEN: usize = 10_000;
+/// Uploads that are over and still remembered, so that a client whose answer was lost can ask.
+pub const UPLOADS_KEPT: usize = 50_000;
+/// Writers that stay open between the requests of an upload, and how long: resuming one reads all of it again.
+pub const UPLOAD_WRITERS_IDLE: usize = 128;
+pub const UPLOAD_WRITER_IDLE: Duration = Duration::from_secs(300);
+/// Bytes, and time with bytes, between two checkpoints of an append: what a crash may cost. Each waits for two syncs.
+pub const UPLOAD_CHECKPOINT_BYTES: u64 = 256 << 20;
+pub const UPLOAD_CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// How long a question waits for an append that is just ending.
+pub const UPLOAD_ENDING: Duration = Duration::from_secs(20);
+/// `Upload-Metadata`, and its pairs.
+pub const UPLOAD_METADATA_BYTES: usize = 8 * KIB;
+pub const UPLOAD_METADATA_PAIRS: usize = 64;
+/// Parts of one joined upload, and joins at the same time.
+pub const UPLOAD_PARTS: usize = 1000;
+pub const UPLOAD_JOINS: usize = 4;
+/// How often the sweeper looks, and rows it takes at once.
+pub const UPLOAD_SWEEP_EVERY: Duration = Duration::from_secs(60);
+pub const UPLOADS_SWEPT_AT_ONCE: usize = 256;
 
 // --- jobs ---
 /// Jobs waiting; one more is refused with 503.

@@ -18,9 +18,10 @@ use crate::jobs::{self, Jobs, Workshop};
 use crate::limits;
 use crate::plugins::Plugins;
 use crate::transcode::{self, Transcoder};
+use crate::uploads::{self, Uploads};
 
 /// The catalog's tables beyond storage's own. Scripts are only ever appended.
-pub(crate) const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION];
+pub(crate) const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION, uploads::MIGRATION];
 
 pub struct Node {
     config: Config,
@@ -28,6 +29,7 @@ pub struct Node {
     client: guard::Client,
     plugins: Plugins,
     jobs: Jobs,
+    uploads: Uploads,
     http_metrics: HttpMetrics,
     event_streams: Arc<Semaphore>,
     closing: CancellationToken,
@@ -47,6 +49,7 @@ impl Node {
     pub async fn start(config: Config) -> Result<Arc<Node>, StartError> {
         let node = Node::open(config).await?;
         node.jobs.run();
+        node.uploads.run();
         node.scrub_regularly();
         Ok(node)
     }
@@ -69,16 +72,19 @@ impl Node {
         let plugins = Plugins::start(folder, worker("reelring-plugin"), client.clone(), config.plugin_timeout()).await;
         let transcoder = Transcoder::new(store.clone(), worker("reelring-transcode"));
         let workshop = Workshop { store: store.clone(), client: client.clone(), plugins: plugins.clone(), transcoder };
-        let jobs = Jobs::open(workshop).await?;
+        let closing = CancellationToken::new();
+        let uploads = Uploads::open(store.clone(), config.upload_expiry(), closing.clone());
+        let jobs = Jobs::open(workshop, uploads.partials().await?).await?;
         Ok(Arc::new(Node {
             config,
             store,
             client,
             plugins,
             jobs,
+            uploads,
             http_metrics: HttpMetrics::default(),
             event_streams: Arc::new(Semaphore::new(limits::EVENT_STREAMS)),
-            closing: CancellationToken::new(),
+            closing,
         }))
     }
 
@@ -119,6 +125,10 @@ impl Node {
         &self.jobs
     }
 
+    pub fn uploads(&self) -> &Uploads {
+        &self.uploads
+    }
+
     pub fn http_metrics(&self) -> &HttpMetrics {
         &self.http_metrics
     }
@@ -132,9 +142,10 @@ impl Node {
         &self.closing
     }
 
-    /// Stops the jobs, their state kept for the next start, then the workers, then the store. Requests must be over.
+    /// Ends appends, stops the jobs, their state kept for the next start, then the workers, then the store. Requests must be over.
     pub async fn drain(&self) -> Result<(), StorageError> {
         self.closing.cancel();
+        self.uploads.drain().await;
         self.jobs.drain().await;
         self.plugins.shutdown().await;
         self.store.clone().close().await

@@ -24,6 +24,7 @@ mod problem;
 mod range;
 mod scrub;
 mod server;
+mod uploads;
 mod volumes;
 mod zero_copy;
 
@@ -45,6 +46,16 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/objects", get(objects::list))
         .route("/v1/objects/", get(objects::list))
         .route("/v1/objects/{*key}", get(objects::read).put(objects::write).delete(objects::remove))
+        .route("/v1/uploads", post(uploads::create).options(uploads::options))
+        .route("/v1/uploads/", post(uploads::create).options(uploads::options))
+        .route(
+            "/v1/uploads/{id}",
+            get(uploads::status)
+                .patch(uploads::append)
+                .delete(uploads::terminate)
+                .post(uploads::overridden)
+                .options(uploads::options),
+        )
         .route("/v1/jobs", get(jobs::list).post(jobs::submit))
         .route("/v1/jobs/{id}", get(jobs::one).delete(jobs::cancel))
         .route("/v1/jobs/{id}/{action}", post(jobs::act))

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reelring_storage::{
     BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, Precondition, PutOutcome,
 };
@@ -26,21 +26,25 @@ use super::digest::{self, Expected};
 use super::disposition;
 use super::following;
 use super::problem::Problem;
+use super::uploads;
 use crate::limits;
 use crate::media_type;
 use crate::node::Node;
 
 const PREFIX: &str = "/v1/objects/";
 
-pub(super) async fn write(
-    State(node): State<Arc<Node>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    let key = key_of(&uri)?;
-    let condition = conditional::precondition(&headers)?;
-    let mut expected = Expected::from_headers(&headers)?;
+/// What stands for itself in an object's address.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+pub(super) async fn write(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
+    let (request, body) = request.into_parts();
+    let (uri, headers) = (&request.uri, &request.headers);
+    let key = key_of(uri)?;
+    if uploads::begins_upload(headers) {
+        return Ok(uploads::create_at(&node, &request, body, key).await);
+    }
+    let condition = conditional::precondition(headers)?;
+    let mut expected = Expected::from_headers(headers)?;
     if headers.contains_key(header::CONTENT_RANGE) {
         let detail = "Content-Range is not possible on PUT: send the whole object";
         return Err(Problem::bad_request("content-range", detail));
@@ -49,7 +53,7 @@ pub(super) async fn write(
         let detail = format!("Content-Encoding {encoding:?} is not kept: send the object itself, decoded");
         return Err(Problem::unsupported("content-encoding", detail));
     }
-    let length = content_length(&headers);
+    let length = content_length(headers);
     if let Some(length) = length
         && length > limits::OBJECT_BYTES
     {
@@ -82,13 +86,24 @@ pub(super) async fn write(
     let mut sealed = writer.seal().await?;
     sealed.sha256 = sha256;
     let PutOutcome { record, created } = node.store().put_object(&key, sealed, condition).await?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let mut response = (status, Json(Listed::of(&node, &record))).into_response();
-    insert(response.headers_mut(), header::ETAG, &conditional::etag(&record));
+    let mut response = stored(&node, &record, created);
     if created {
         insert(response.headers_mut(), header::LOCATION, uri.path());
     }
     Ok(response)
+}
+
+/// The answer to whoever stored an object.
+pub(super) fn stored(node: &Node, record: &ObjectRecord, created: bool) -> Response {
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let mut response = (status, Json(Listed::of(node, record))).into_response();
+    insert(response.headers_mut(), header::ETAG, &conditional::etag(record));
+    response
+}
+
+/// The address of an object.
+pub(super) fn path_of(key: &Key) -> String {
+    format!("{PREFIX}{}", utf8_percent_encode(key.as_str(), PATH))
 }
 
 /// Moves the body into the blob. Memory is taken before the socket is read, so a slow disk slows the sender down.

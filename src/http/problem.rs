@@ -10,7 +10,7 @@ use axum::Json;
 use axum::body::HttpBody as _;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use reelring_storage::Error as StorageError;
@@ -31,11 +31,13 @@ pub(super) struct Problem {
     retry_after_s: Option<u32>,
     /// One more member of the answer. Boxed: with some of serde_json's features a value is large.
     extra: Option<Box<(&'static str, Value)>>,
+    /// Headers of the answer. Boxed for the same reason.
+    headers: Option<Box<HeaderMap>>,
 }
 
 impl Problem {
-    fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, detail: detail.into(), retry_after_s: None, extra: None }
+    pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, detail: detail.into(), retry_after_s: None, extra: None, headers: None }
     }
 
     pub fn bad_request(kind: &'static str, detail: impl Into<String>) -> Self {
@@ -90,6 +92,12 @@ impl Problem {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail);
         problem.retry_after_s = Some(retry_after_s);
         problem
+    }
+
+    /// Adds a header to the answer.
+    pub fn with_header(mut self, name: &'static str, value: HeaderValue) -> Self {
+        self.headers.get_or_insert_default().insert(HeaderName::from_static(name), value);
+        self
     }
 
     /// Adds a member to the answer.
@@ -235,6 +243,9 @@ fn render(problem: &Problem, request_id: &str) -> Response {
     };
     let mut response = (problem.status, Json(body)).into_response();
     let headers = response.headers_mut();
+    if let Some(own) = &problem.headers {
+        headers.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(seconds) = problem.retry_after_s {

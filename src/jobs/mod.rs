@@ -14,10 +14,11 @@ pub use model::{FetchSpec, Job, JobId, JobIdError, JobResult, JobSpec, JobState,
 pub use queue::MIGRATION;
 pub use run::Workshop;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use reelring_storage::Error as StorageError;
+use reelring_storage::{BlobId, Error as StorageError};
 
 use model::Record;
 use queue::{Added, Queue};
@@ -53,14 +54,15 @@ pub enum JobError {
 }
 
 impl Jobs {
-    /// Takes over the jobs an earlier run of the node left. None runs before [`Jobs::run`].
-    pub async fn open(workshop: Workshop) -> Result<Jobs, StorageError> {
+    /// Takes over the jobs an earlier run of the node left. None runs before [`Jobs::run`]. Partial files that neither a
+    /// job nor anybody else (`of_others`) continues are removed.
+    pub async fn open(workshop: Workshop, of_others: Vec<BlobId>) -> Result<Jobs, StorageError> {
         let queue = Queue::new(workshop.store.catalog().clone());
         let interrupted = queue.requeue_interrupted().await?;
         if interrupted > 0 {
             tracing::info!(interrupted, "jobs that a stop interrupted are queued again");
         }
-        discard_unclaimed(&queue, &workshop.store).await?;
+        discard_unclaimed(&queue, &workshop.store, of_others).await?;
         let events = Events::default();
         let scheduler = Scheduler::new(queue.clone(), events.clone(), workshop);
         Ok(Jobs { queue, events, scheduler })
@@ -243,15 +245,20 @@ fn state_error(job: &Job, verb: &'static str, hint: &'static str) -> JobError {
     JobError::State { id: job.id.clone(), state: job.state, verb, hint }
 }
 
-/// Removes journaled partials that no job will continue: debris of jobs that ended while the node could not tidy up.
-async fn discard_unclaimed(queue: &Queue, store: &reelring_storage::Store) -> Result<(), StorageError> {
+/// Removes journaled partials that nobody will continue: debris of what ended while the node could not tidy up.
+async fn discard_unclaimed(
+    queue: &Queue,
+    store: &reelring_storage::Store,
+    of_others: Vec<BlobId>,
+) -> Result<(), StorageError> {
     let partials = store.journaled_partials().await?;
     if partials.is_empty() {
         return Ok(());
     }
-    let claimed: Vec<_> = queue.claiming_partials().await?.iter().map(|record| record.blob).collect();
+    let of_jobs = queue.claiming_partials().await?;
+    let claimed: HashSet<BlobId> = of_jobs.iter().map(|record| record.blob).chain(of_others).collect();
     for id in partials.into_iter().filter(|id| !claimed.contains(id)) {
-        tracing::info!(blob = %id, "discarding a partial file that no job continues");
+        tracing::info!(blob = %id, "discarding a partial file that nobody continues");
         store.discard_partial(id).await?;
     }
     Ok(())

@@ -136,6 +136,16 @@ impl Publisher {
         })
     }
 
+    /// What came after `start` is given up; all of it has landed.
+    pub(super) fn went_back(&self, start: u64) {
+        let mut state = self.progress.state();
+        if start < state.handed_over() {
+            state.go_back(start);
+            drop(state);
+            self.progress.changed.notify_waiters();
+        }
+    }
+
     pub(super) fn is_followed(&self) -> bool {
         self.progress.followers.load(Relaxed) > 0
     }

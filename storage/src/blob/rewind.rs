@@ -21,6 +21,9 @@ impl BlobWriter {
         self.hashes.go_back(recorded);
         self.abandoned_to = self.abandoned_to.max(self.submitted);
         self.submitted = recorded.length;
+        if let Some(publisher) = &self.files.publisher {
+            publisher.went_back(self.submitted);
+        }
         self.failed = false;
         Ok(self.submitted)
     }

@@ -1,0 +1,336 @@
+//! Resumable uploads: objects that arrive in pieces, over days and restarts.
+//!
+//! [`Uploads`] is the handle everybody holds. An upload is a row in the catalog (`table`) and, until it is complete, a
+//! journaled partial in the store. What it is told to have, the **durable length**, is what the partial's journal vouches
+//! for: it never goes down, over kills and power cuts. The object appears under its key in the transaction that
+//! completes the upload.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `record`, `table`, `metadata`, `checksum` | pure: what an upload is, its row, what clients say about it |
+//! | `desk` | what is known in memory of each upload: durable length, open writer, whose turn it is |
+//! | `append` | taking bytes: one task for each append, checkpoints, the end |
+//! | `join` | concatenation |
+//! | `expiry` | the sweeper |
+//!
+//! Cancel: an append runs in a task of its own. When its client goes away, the task keeps what came (`append` tells what
+//! exactly) and ends; when the node drains it does the same.
+
+mod append;
+mod checksum;
+mod desk;
+mod expiry;
+mod join;
+mod metadata;
+mod record;
+mod table;
+
+pub use append::{Append, Appended, Feed, Piece};
+pub use checksum::{Algorithm, Checksum};
+pub use metadata::{Metadata, MetadataError};
+pub use record::{Condition, Kind, Record, State, UploadId};
+pub use table::MIGRATION;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reelring_storage::{BlobId, BlobMeta, Error as StorageError, Key, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::desk::Desk;
+use self::table::{Added, Table};
+use crate::limits;
+use crate::media_type;
+
+/// The node's uploads. Cheap to clone.
+#[derive(Clone)]
+pub struct Uploads {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    table: Table,
+    desk: Desk,
+    expiry: Duration,
+    /// Appends and joins under way.
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// A new upload, as its client asks for it.
+#[derive(Debug, Clone)]
+pub struct Creation {
+    pub kind: Kind,
+    pub metadata: Metadata,
+    /// Where the object goes, if the client has named a place.
+    pub key: Option<Key>,
+    /// The type in the request's own header.
+    pub content_type: Option<String>,
+    /// `None` while the client does not know it.
+    pub length: Option<u64>,
+    pub condition: Condition,
+}
+
+/// What a client is told of an upload.
+#[derive(Debug, Clone)]
+pub struct Status {
+    pub record: Record,
+    /// The durable length.
+    pub offset: u64,
+}
+
+/// Why a request about uploads was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    #[error("there is no upload {0}; begin a new one with POST /v1/uploads")]
+    Unknown(UploadId),
+    #[error("upload {0} has expired or was given up; begin a new one with POST /v1/uploads")]
+    Gone(UploadId),
+    #[error("upload {id} has {expected} bytes, the request begins at {given}; ask with HEAD and go on from there")]
+    Offset { id: UploadId, expected: u64, given: u64 },
+    #[error(
+        "upload {id} was announced with {announced} bytes, now it is said to have {given}; the length cannot change"
+    )]
+    Length { id: UploadId, announced: u64, given: u64 },
+    #[error("upload {id} has {length} bytes, the request goes on to {given}; send no more than was announced")]
+    TooLong { id: UploadId, length: u64, given: u64 },
+    #[error("the upload has {length} bytes, the limit is {}", limits::OBJECT_BYTES)]
+    TooLarge { length: u64 },
+    #[error("upload {0} is complete and takes no more bytes")]
+    Complete(UploadId),
+    #[error("a newer request has taken upload {0} over; what this one sent after offset {1} was dropped")]
+    Preempted(UploadId, u64),
+    #[error("the request on upload {id} broke off; {kept} bytes are kept, go on from there")]
+    Cut { id: UploadId, kept: u64 },
+    #[error(
+        "the bytes received for upload {id} have {algorithm} {actual}, the request says {expected}; all {dropped} were \
+             dropped, send them again from {offset}"
+    )]
+    Checksum { id: UploadId, algorithm: Algorithm, expected: String, actual: String, dropped: u64, offset: u64 },
+    #[error(
+        "{open} uploads are unfinished and the limit is {}; finish or delete some, or wait until they expire",
+        limits::UPLOADS_OPEN
+    )]
+    Full { open: usize },
+    #[error("upload {id} cannot be joined: {reason}")]
+    Join { id: UploadId, reason: &'static str },
+    #[error("the node is shutting down; {kept} bytes are kept, go on from there when it is back")]
+    Draining { kept: u64 },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+pub type Result<T, E = UploadError> = std::result::Result<T, E>;
+
+impl Uploads {
+    /// Takes over the uploads an earlier run of the node left. When `closing` fires, appends keep what they have and end.
+    pub fn open(store: Store, expiry: Duration, closing: CancellationToken) -> Uploads {
+        let table = Table::new(store.catalog().clone());
+        let (desk, tasks) = (Desk::default(), TaskTracker::new());
+        Uploads { inner: Arc::new(Inner { store, table, desk, expiry, tasks, closing }) }
+    }
+
+    /// Starts the sweeper. Called once.
+    pub fn run(&self) {
+        self.inner.tasks.spawn(expiry::sweep_regularly(Arc::clone(&self.inner)));
+    }
+
+    /// The partial files of unfinished uploads, which nobody else may discard.
+    pub async fn partials(&self) -> Result<Vec<BlobId>, StorageError> {
+        self.inner.table.partials().await
+    }
+
+    /// Begins an upload. Room for an announced length is taken now. One of no bytes is complete at once.
+    pub async fn create(&self, asked: Creation) -> Result<Status> {
+        let inner = &self.inner;
+        if inner.closing.is_cancelled() {
+            return Err(UploadError::Draining { kept: 0 });
+        }
+        if let Some(length) = asked.length.filter(|length| *length > limits::OBJECT_BYTES) {
+            return Err(UploadError::TooLarge { length });
+        }
+        let (id, blob) = (UploadId::new(), BlobId::new());
+        let key = (asked.kind != Kind::Part).then(|| asked.place(blob));
+        if let Some(key) = &key
+            && asked.condition != Condition::None
+        {
+            // Decided for good in the transaction that completes; asked here so that a lost race costs nobody an upload.
+            let current = inner.store.object(key).await?;
+            asked.condition.precondition().check(key, current.as_ref())?;
+        }
+        let record = Record {
+            id,
+            blob,
+            kind: asked.kind,
+            state: State::Open,
+            content_type: asked.type_of(key.as_ref(), &[]),
+            metadata: asked.metadata.into_text(),
+            key,
+            length: asked.length,
+            condition: asked.condition,
+            parts: Vec::new(),
+            etag: None,
+            expires_at: self.inner.expires(),
+        };
+        let meta = BlobMeta {
+            key: record.key.as_ref().map(Key::to_string),
+            content_type: record.content_type.clone(),
+            length_hint: record.length,
+        };
+        let writer = inner.store.create_journaled(blob, meta, id.to_string().into_bytes()).await?;
+        match inner.table.add(record.clone()).await {
+            Ok(Added::New) => {}
+            Ok(Added::Full(open)) => {
+                writer.abort().await;
+                return Err(UploadError::Full { open });
+            }
+            Err(error) => {
+                writer.abort().await;
+                return Err(error.into());
+            }
+        }
+        inner.desk.begin(id, writer);
+        if record.length == Some(0) {
+            let appended = self.append(id, Append::at(0), Feed::ended()).await?;
+            return Ok(Status { record: appended.record, offset: 0 });
+        }
+        Ok(Status { record, offset: 0 })
+    }
+
+    /// How far an upload is. Waits for nobody who appends, but for an append that is just ending.
+    pub async fn status(&self, id: UploadId) -> Result<Status> {
+        self.inner.status(id).await
+    }
+
+    /// As `status`, after an append that is under way was told to end: the offset is then good for the next one.
+    pub async fn settle(&self, id: UploadId) -> Result<Status> {
+        let record = self.inner.record(id).await?;
+        if record.state == State::Open {
+            let turn = self.inner.desk.entry(id).begin_keeping();
+            drop(turn.slot().await);
+        }
+        self.inner.status(id).await
+    }
+
+    /// Gives an upload up. Of a complete one only the record goes: the object stays.
+    pub async fn terminate(&self, id: UploadId) -> Result<()> {
+        let inner = Arc::clone(&self.inner);
+        let ended = self.inner.tasks.spawn(async move { inner.terminate(id).await });
+        ended.await.unwrap_or(Err(UploadError::Draining { kept: 0 }))
+    }
+
+    /// Lets appends keep what they have, then closes every writer. The store must still be open.
+    pub async fn drain(&self) {
+        self.inner.closing.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+        self.inner.desk.close_all().await;
+    }
+}
+
+impl Creation {
+    /// Where its object goes.
+    fn place(&self, blob: BlobId) -> Key {
+        self.key.clone().unwrap_or_else(|| self.metadata.place(blob))
+    }
+
+    /// The object's type, as far as client, key and first bytes tell it.
+    fn type_of(&self, key: Option<&Key>, head: &[u8]) -> Option<String> {
+        let declared = self.content_type.as_deref().or_else(|| self.metadata.content_type());
+        media_type::of(declared, key.map_or("", Key::as_str), head)
+    }
+}
+
+impl Inner {
+    async fn record(&self, id: UploadId) -> Result<Record> {
+        let record = self.table.get(id).await?.ok_or(UploadError::Unknown(id))?;
+        let expired = record.expires_at <= Timestamp::now() && !self.desk.is_busy(id);
+        match record.state {
+            State::Gone => Err(UploadError::Gone(id)),
+            State::Open if expired => Err(UploadError::Gone(id)),
+            _ => Ok(record),
+        }
+    }
+
+    async fn status(&self, id: UploadId) -> Result<Status> {
+        let mut record = self.record(id).await?;
+        if record.state == State::Open {
+            let entry = self.desk.entry(id);
+            entry.ending().await;
+            let offset = entry.durable(&self.store, &record).await;
+            // It may have been completed or given up while its length was asked for.
+            record = self.record(id).await?;
+            if record.state == State::Open {
+                return self.or_gone(&record, offset).await.map(|offset| Status { record, offset });
+            }
+        }
+        let offset = record.length.unwrap_or(0);
+        Ok(Status { record, offset })
+    }
+
+    /// An open upload whose partial is not there is given up, unless it may be on a disk that is away.
+    async fn or_gone(&self, record: &Record, length: Result<Option<u64>, StorageError>) -> Result<u64> {
+        match length {
+            Ok(Some(length)) => Ok(length),
+            Ok(None) if self.store.may_lack_partials() => Err(UploadError::Storage(StorageError::VolumeMissing {
+                volume: 0,
+                dir: "partial".into(),
+                reason: format!("upload {} is on none of the volumes that can be read", record.id),
+            })),
+            Ok(None) => {
+                tracing::warn!(upload = %record.id, "an unfinished upload has lost its bytes");
+                self.give_up(record).await?;
+                Err(UploadError::Gone(record.id))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn terminate(&self, id: UploadId) -> Result<()> {
+        let record = self.record(id).await?;
+        if record.state == State::Open {
+            let entry = self.desk.entry(id);
+            let turn = entry.begin();
+            let mut slot = turn.slot().await;
+            // Completed in the meantime: then only the record goes.
+            let record = self.record(id).await?;
+            if record.state == State::Open {
+                drop(slot.take());
+                return self.give_up(&record).await;
+            }
+        }
+        self.forget(&record).await
+    }
+
+    /// Removes what there is of an open upload, whose slot the caller holds or nobody can.
+    async fn give_up(&self, record: &Record) -> Result<()> {
+        // The row first: a partial that nobody names is discarded at the next start.
+        self.table.give_up(record.id, self.expires()).await?;
+        self.desk.remove(record.id);
+        if let Err(error) = self.store.discard_partial(record.blob).await {
+            tracing::warn!(upload = %record.id, %error, "the partial file of an upload stays behind until the next start");
+        }
+        Ok(())
+    }
+
+    /// Forgets an upload that is over; a part that was not joined goes with its bytes.
+    async fn forget(&self, record: &Record) -> Result<()> {
+        let (id, blob) = (record.id, record.blob);
+        let with_blob = record.kind == Kind::Part && record.state == State::Done;
+        self.store
+            .remove(move |tx| {
+                table::delete(tx, id)?;
+                Ok(((), if with_blob { vec![blob] } else { Vec::new() }))
+            })
+            .await?;
+        self.desk.remove(id);
+        Ok(())
+    }
+
+    fn expires(&self) -> Timestamp {
+        Timestamp::now().checked_add(self.expiry).unwrap_or(Timestamp::MAX)
+    }
+}
