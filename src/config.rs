@@ -11,6 +11,7 @@ use reelring_storage::EngineChoice;
 use serde::{Deserialize, Serialize};
 
 use crate::size::Size;
+use crate::web_origin::{WebOrigin, WebOriginError};
 
 /// Resolved settings.
 #[derive(Debug, Clone, Serialize)]
@@ -40,6 +41,8 @@ pub struct Config {
     pub scrub_rate: u64,
     /// Seconds after which an unfinished upload that nobody touches is removed.
     pub upload_expiry_s: u64,
+    /// Sites whose pages may use the node.
+    pub cors_origins: Vec<WebOrigin>,
 }
 
 /// What a layer (file, environment, flags) sets; unset means "ask the next layer".
@@ -60,6 +63,7 @@ pub struct Settings {
     pub scrub_interval_days: Option<u64>,
     pub scrub_rate: Option<Size>,
     pub upload_expiry_s: Option<u64>,
+    pub cors_origins: Option<Vec<WebOrigin>>,
 }
 
 /// Where each value came from: `default`, `file PATH`, `environment NAME`, `flag --NAME`.
@@ -147,6 +151,20 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
         scrub_interval_days: var!("REELRING_SCRUB_INTERVAL_DAYS"),
         scrub_rate: var!("REELRING_SCRUB_RATE"),
         upload_expiry_s: var!("REELRING_UPLOAD_EXPIRY_S"),
+        cors_origins: get("REELRING_CORS_ORIGINS")
+            .filter(|list| !list.is_empty())
+            .map(|list| origins(&list))
+            .transpose()?,
+    })
+}
+
+/// Origins separated by commas.
+fn origins(list: &str) -> Result<Vec<WebOrigin>, ConfigError> {
+    let parsed = list.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::parse);
+    parsed.collect::<Result<_, _>>().map_err(|error: WebOriginError| ConfigError::Value {
+        name: "REELRING_CORS_ORIGINS".into(),
+        value: list.into(),
+        message: error.to_string(),
     })
 }
 
@@ -213,6 +231,7 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
             message: "it must lie between 1 and 31536000 seconds (a year)".into(),
         });
     }
+    let cors_origins = pick!(cors_origins, Some(Vec::new())).unwrap_or_default();
     let choice = engine.parse::<EngineChoice>().map_err(|error| ConfigError::Value {
         name: "engine".into(),
         value: engine.clone(),
@@ -233,6 +252,7 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         scrub_interval_days,
         scrub_rate,
         upload_expiry_s,
+        cors_origins,
     };
     Ok((config, origins))
 }
@@ -322,6 +342,18 @@ mod tests {
         let flags = Settings { volumes: Some(vec!["/e".into()]), ..Settings::default() };
         let (_, origins) = merge(Path::new("r"), Settings::default(), Settings::default(), flags).unwrap();
         assert_eq!(origins["volumes"], "flag --volume");
+    }
+
+    #[test]
+    fn origins_are_checked_in_every_layer() {
+        let of_file: Settings = toml::from_str("cors_origins = ['https://A.example:443']").unwrap();
+        assert_eq!(of_file.cors_origins.unwrap()[0].as_str(), "https://a.example");
+        assert!(toml::from_str::<Settings>("cors_origins = ['a.example']").is_err());
+        let get = |name: &str| (name == "REELRING_CORS_ORIGINS").then(|| "http://localhost:3000, *".to_string());
+        assert_eq!(from_environment(get).unwrap().cors_origins.unwrap().len(), 2);
+        let get = |name: &str| (name == "REELRING_CORS_ORIGINS").then(|| "https://a.example/x".to_string());
+        let message = from_environment(get).unwrap_err().to_string();
+        assert!(message.contains("REELRING_CORS_ORIGINS") && message.contains("https://a.example/x"), "{message}");
     }
 
     #[test]

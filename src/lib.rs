@@ -22,3 +22,4 @@ pub mod media_type;
 pub mod progress;
 pub mod size;
 pub mod telemetry;
+pub mod web_origin;

@@ -87,15 +87,12 @@ pub(super) async fn hls(
     request: Request,
 ) -> Result<Response, Problem> {
     let (request, _) = request.into_parts();
-    let mut response = match path.split_once('/') {
-        None if path == "main.m3u8" => main_playlist(&node, &id).await?,
-        Some((rendition, "index.m3u8")) => media_playlist(&node, &id, rendition).await?,
-        Some((rendition, file)) => part(&node, &id, rendition, file, &request).await?,
-        None => return Err(no_part(&id, &path)),
-    };
-    // Players on other sites' pages may use it: there is nothing a browser would add that is not public already.
-    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    Ok(response)
+    match path.split_once('/') {
+        None if path == "main.m3u8" => main_playlist(&node, &id).await,
+        Some((rendition, "index.m3u8")) => media_playlist(&node, &id, rendition).await,
+        Some((rendition, file)) => part(&node, &id, rendition, file, &request).await,
+        None => Err(no_part(&id, &path)),
+    }
 }
 
 async fn main_playlist(node: &Node, id: &str) -> Result<Response, Problem> {

@@ -8,11 +8,13 @@ mod blob;
 mod caching;
 mod conditional;
 mod connection;
+mod cors;
 mod digest;
 mod disposition;
 mod events;
 mod following;
 mod health;
+mod index;
 mod jobs;
 mod linger;
 mod metrics;
@@ -44,7 +46,7 @@ use problem::Problem;
 pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v1/objects", get(objects::list))
-        .route("/v1/objects/", get(objects::list))
+        .route("/v1/objects/", get(objects::root))
         .route("/v1/objects/{*key}", get(objects::read).put(objects::write).delete(objects::remove))
         .route("/v1/uploads", post(uploads::create).options(uploads::options))
         .route("/v1/uploads/", post(uploads::create).options(uploads::options))
@@ -78,7 +80,9 @@ pub fn router(node: Arc<Node>) -> Router {
             Problem::method_not_allowed(format!("{method} is not possible on {}", uri.path()))
         })
         .layer(axum::middleware::map_response(caching::by_default))
+        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::preflight))
         .layer(axum::middleware::from_fn_with_state(node.clone(), problem::observe))
+        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::share))
         .with_state(node)
 }
 

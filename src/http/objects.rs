@@ -25,6 +25,7 @@ use super::conditional;
 use super::digest::{self, Expected};
 use super::disposition;
 use super::following;
+use super::index;
 use super::problem::Problem;
 use super::uploads;
 use crate::limits;
@@ -179,7 +180,33 @@ pub(super) async fn read(State(node): State<Arc<Node>>, request: Request) -> Res
             return following::send(&node, &request, &key, described, follower);
         }
     }
+    if key.as_str().ends_with('/') {
+        return folder(&node, key.as_str(), &request.headers).await;
+    }
     Err(no_object(&key))
+}
+
+/// The folder that holds everything; with a query it is the list.
+pub(super) async fn root(
+    State(node): State<Arc<Node>>,
+    query: Result<Query<ListQuery>, QueryRejection>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if uri.query().is_some() {
+        return list(State(node), query).await.map(Json::into_response);
+    }
+    folder(&node, "", &headers).await
+}
+
+/// What lies under `prefix`, for people or for programs.
+async fn folder(node: &Arc<Node>, prefix: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    if index::wants_json(headers) {
+        let query = ListQuery { prefix: prefix.into(), after: None, limit: None };
+        return list(State(node.clone()), Ok(Query(query))).await.map(Json::into_response);
+    }
+    let page = index::page(node, prefix).await?;
+    page.ok_or_else(|| Problem::not_found(format!("there is no object {prefix}, and none in a folder of that name")))
 }
 
 /// How often an object may change between two look-ups of one request.

@@ -41,7 +41,7 @@ pub use blob::{BlobMeta, BlobReader, BlobWriter, Chunk, Fetch, FileRegion, Follo
 pub use bridge::{Bridge, How, NamedFile, Pending};
 pub use buffer::{Buffer, Pool};
 pub use catalog::Catalog;
-pub use catalog::objects::{ObjectRecord, Precondition, PutOutcome};
+pub use catalog::objects::{Entry, ObjectRecord, Precondition, PutOutcome};
 pub use engine::{EngineChoice, EngineInfo};
 pub use error::{Error, NoRoom, Result, RoomLimit};
 pub use id::BlobId;

@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 use common::{collect, engines, files_below, open, pattern, put, store_bytes};
 use futures_util::StreamExt;
-use reelring_storage::{BlobId, BlobMeta, EngineChoice, Error, Key, Precondition, Store, StoreOptions, limits};
+use reelring_storage::{BlobId, BlobMeta, EngineChoice, Entry, Error, Key, Precondition, Store, StoreOptions, limits};
 
 #[tokio::test]
 async fn what_was_put_comes_back_whatever_its_size() {
@@ -463,4 +463,39 @@ async fn limits_are_named_in_errors() {
     let reader = store.open_blob(record.blob).await.unwrap();
     let error = reader.read(0, limits::READ_MAX + 1).await.unwrap_err().to_string();
     assert!(error.contains("1048577") && error.contains("1048576"), "{error}");
+}
+
+#[tokio::test]
+async fn a_folder_shows_what_lies_directly_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    let below: Vec<String> = (0..40).map(|n| format!("f/deep/{n:02}/x")).collect();
+    for key in
+        ["e", "f", "f/", "f/a", "f/a/1", "f/a/2", "f/a.mp4", "f/a0", "f//x", "f/é", "f/\u{10ffff}/y", "f0", "g/z"]
+    {
+        put(&store, &Key::parse(key).unwrap(), b"x").await;
+    }
+    for key in &below {
+        put(&store, &Key::parse(key).unwrap(), b"x").await;
+    }
+    let listed = async |prefix: &str, limit: usize| {
+        let (mut names, mut from) = (Vec::new(), Some(prefix.to_string()));
+        while let Some(at) = from {
+            let (entries, next) = store.list_folder(prefix, &at, limit).await.unwrap();
+            assert!(entries.len() <= limit);
+            from = next;
+            names.extend(entries.into_iter().map(|entry| match entry {
+                Entry::Folder(folder) => folder,
+                Entry::Object(object) => object.key.into(),
+            }));
+        }
+        names
+    };
+    let expected = ["f//", "f/a", "f/a.mp4", "f/a/", "f/a0", "f/deep/", "f/é", "f/\u{10ffff}/"];
+    for limit in [1, 2, 3, 100] {
+        assert_eq!(listed("f/", limit).await, expected, "{limit} at a time");
+        assert_eq!(listed("", limit).await, ["e", "f", "f/", "f0", "g/"], "{limit} at a time");
+        assert_eq!(listed("f/deep/", limit).await.len(), below.len());
+        assert!(listed("h/", limit).await.is_empty());
+    }
 }

@@ -1,4 +1,5 @@
-//! What RFC 9110 and its neighbours ask of an answer: several ranges, conditions of writes, digests, types, names, caching.
+//! What RFC 9110 and its neighbours ask of an answer: several ranges, conditions of writes, digests, types, names, caching,
+//! pages of other sites, folders.
 
 use crate::support::node::Node;
 use crate::support::{Noise, scratch, sha256};
@@ -210,4 +211,102 @@ async fn content_has_its_type_and_a_page_no_power() {
     for (path, expected) in [("/v1/objects", "no-cache"), ("/healthz", "no-cache"), ("/v1/objects/none", "no-store")] {
         assert_eq!(header(&node.get(path).send().await.unwrap(), "cache-control"), expected, "{path}");
     }
+}
+
+/// The headers that tell a browser who may read, by the page's origin.
+async fn shared_with(request: reqwest::RequestBuilder, origin: &str) -> (u16, Option<String>, Option<String>) {
+    let response = request.header("origin", origin).send().await.unwrap();
+    let text = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_string());
+    (response.status().as_u16(), text("access-control-allow-origin"), text("vary"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_pages_of_listed_sites_may_read() {
+    let folder = scratch("cors");
+    let (page, evil) = ("https://player.example", "https://evil.example");
+    let settings = [("REELRING_CORS_ORIGINS", "http://localhost:3000,https://player.example")];
+    let node = Node::start_with(&folder.path().join("listed"), &settings).await;
+    put(&node, "film", "0123456789").await;
+    let allowed = Some(page.to_string());
+    let vary = Some("Origin".to_string());
+    assert_eq!(shared_with(node.object("film"), page).await, (200, allowed.clone(), vary.clone()));
+    assert_eq!(
+        shared_with(node.object("film").header("range", "bytes=0-1"), page).await,
+        (206, allowed.clone(), vary.clone())
+    );
+    assert_eq!(
+        shared_with(node.object("none"), page).await,
+        (404, allowed.clone(), vary.clone()),
+        "errors can be read too"
+    );
+    for other in [evil, "null", "http://player.example", "https://player.example:444"] {
+        assert_eq!(shared_with(node.object("film"), other).await, (200, None, vary.clone()), "{other}");
+    }
+    let plain = node.object("film").send().await.unwrap();
+    assert_eq!(header(&plain, "vary"), "Origin", "a cache keeps no answer for the wrong reader");
+
+    let preflight = |method: &'static str| {
+        let request = node.request(Method::OPTIONS, "/v1/objects/film");
+        request.header("access-control-request-method", method).header("access-control-request-headers", "range")
+    };
+    let answer = preflight("GET").header("origin", page).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), header(&answer, "access-control-allow-origin")), (204, page));
+    assert!(header(&answer, "access-control-allow-methods").contains("PATCH"));
+    assert_eq!(header(&answer, "access-control-allow-headers"), "*, Authorization");
+    assert!(!answer.headers().contains_key("access-control-allow-credentials"));
+    let refused = preflight("PUT").header("origin", evil).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers().get("access-control-allow-origin")), (403, None));
+    assert!(refused.text().await.unwrap().contains("cors_origins"), "the way out is named");
+    let no_browser = node.request(Method::OPTIONS, "/v1/objects/film").send().await.unwrap();
+    assert_eq!(no_browser.status(), 405, "no preflight");
+
+    // By default pages of other sites get nothing: whoever reaches a loopback node shows pages of all the world.
+    let node = Node::start(&folder.path().join("default")).await;
+    put(&node, "film", "x").await;
+    assert_eq!(shared_with(node.object("film"), page).await, (200, None, None));
+    assert_eq!(shared_with(node.get("/v1/assets"), page).await, (200, None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_a_page_of_links() {
+    let folder = scratch("folders");
+    let node = Node::start(&folder.path().join("data")).await;
+    let names: Vec<String> = (0..600).map(|n| format!("many/{n:03}")).collect();
+    for key in ["a & <b>.mp4", "films/ä.mp4", "films/old/one", "films/old/two", "films/old"] {
+        put(&node, key, key).await;
+    }
+    for key in &names {
+        put(&node, key, "x").await;
+    }
+    let page = |path: &'static str| {
+        let request = node.get(path);
+        async move {
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status(), 200, "{path}");
+            assert_eq!(header(&response, "content-type"), "text/html; charset=utf-8", "{path}");
+            assert!(header(&response, "content-security-policy").starts_with("default-src 'none'"), "{path}");
+            response.text().await.unwrap()
+        }
+    };
+    let links = |page: &str| -> Vec<String> {
+        page.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_string()).collect()
+    };
+    let root = page("/v1/objects/").await;
+    assert_eq!(links(&root), ["a%20%26%20%3Cb%3E.mp4", "films/", "many/"]);
+    assert!(root.contains("a &amp; &lt;b&gt;.mp4") && !root.contains("<b>"), "{root}");
+    assert_eq!(links(&page("/v1/objects/films/").await), ["../", "old", "old/", "%C3%A4.mp4"]);
+    assert_eq!(links(&page("/v1/objects/many/").await).len(), 601, "more than is read at once");
+    assert_eq!(node.get("/v1/objects/none/").send().await.unwrap().status(), 404);
+
+    // Lists are JSON as ever, and for programs that say what they read.
+    for (path, count) in [("/v1/objects/?prefix=films/", 4), ("/v1/objects?prefix=films/", 4)] {
+        assert_eq!(node.json(path).await["objects"].as_array().unwrap().len(), count, "{path}");
+    }
+    let listed = node.get("/v1/objects/films/old/").header("accept", "application/json").send().await.unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed.text().await.unwrap()).unwrap();
+    assert_eq!(listed["objects"].as_array().unwrap().len(), 2);
+
+    // An object may have such a name.
+    put(&node, "films/", "itself").await;
+    assert_eq!(node.object("films/").send().await.unwrap().text().await.unwrap(), "itself");
 }

@@ -179,6 +179,48 @@ pub(crate) fn list(
     Ok(records)
 }
 
+/// What lies directly in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// The common beginning of further keys, up to the slash that ends it.
+    Folder(String),
+    Object(ObjectRecord),
+}
+
+/// Up to `limit` entries of the folder `prefix`, by key bytes, and where the next ones begin if there may be some. `from`
+/// is the folder's own prefix, or what an earlier call returned. What lies in folders below is passed over, not read.
+pub(crate) fn list_folder(
+    connection: &Connection,
+    prefix: &str,
+    from: &str,
+    limit: usize,
+) -> Result<(Vec<Entry>, Option<String>)> {
+    let mut select = connection.prepare_cached(&format!("{SELECT} WHERE o.key >= ?1 ORDER BY o.key"))?;
+    let (mut entries, mut from) = (Vec::new(), from.max(prefix).to_owned());
+    'below: loop {
+        let mut rows = select.query([&from])?;
+        while let Some(row) = rows.next()? {
+            let object = record(row)?;
+            let Some(name) = object.key.as_str().strip_prefix(prefix) else { return Ok((entries, None)) };
+            if entries.len() >= limit {
+                return Ok((entries, Some(object.key.into())));
+            }
+            if let Some(slash) = name.find('/') {
+                let bare = &object.key.as_str()[..prefix.len() + slash];
+                entries.push(Entry::Folder(format!("{bare}/")));
+                // The byte after the slash: nothing in the folder comes so late.
+                from = format!("{bare}0");
+                continue 'below;
+            }
+            // The folder itself may be an object's key: it is not in the folder.
+            if !name.is_empty() {
+                entries.push(Entry::Object(object));
+            }
+        }
+        return Ok((entries, None));
+    }
+}
+
 fn record(row: &Row<'_>) -> rusqlite::Result<ObjectRecord> {
     let invalid = |e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e));
     Ok(ObjectRecord {

@@ -29,7 +29,7 @@ use self::recent::Recent;
 use self::volumes::Volumes;
 use self::writing::Writing;
 use crate::blob::{BlobMeta, BlobWriter, SealedBlob};
-use crate::catalog::objects::{self, BlobRow, Forgotten, ObjectRecord, Precondition, PutOutcome};
+use crate::catalog::objects::{self, BlobRow, Entry, Forgotten, ObjectRecord, Precondition, PutOutcome};
 use crate::catalog::{self, Catalog};
 use crate::engine::{EngineChoice, EngineInfo};
 use crate::error::{Error, Result};
@@ -275,6 +275,13 @@ impl Store {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         let limit = limit.min(LIST_MAX);
         self.inner.catalog.read(move |connection| objects::list(connection, &prefix, after.as_deref(), limit)).await
+    }
+
+    /// What lies directly in the folder `prefix`, at most 10,000 entries at a time, and where the next ones begin. The
+    /// first call begins at `prefix`.
+    pub async fn list_folder(&self, prefix: &str, from: &str, limit: usize) -> Result<(Vec<Entry>, Option<String>)> {
+        let (prefix, from, limit) = (prefix.to_owned(), from.to_owned(), limit.min(LIST_MAX));
+        self.inner.catalog.read(move |connection| objects::list_folder(connection, &prefix, &from, limit)).await
     }
 
     /// Lets what was begun end, then closes everything and releases the directory. Later calls on
