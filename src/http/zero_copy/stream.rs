@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use reelring_storage::{Fetch, FileRegion};
@@ -18,6 +19,8 @@ pub(crate) struct SendStream {
     socket: TcpStream,
     outgoing: Outgoing,
     fetching: Fetching,
+    /// Up to where the file was found to be in memory and verified, and when.
+    found: Option<(u64, Instant)>,
     /// Sent since the task last waited or gave others a turn.
     burst: usize,
 }
@@ -34,7 +37,7 @@ struct Fetching {
 
 impl SendStream {
     pub(crate) fn new(socket: TcpStream, outgoing: Outgoing) -> Self {
-        Self { socket, outgoing, fetching: Fetching::default(), burst: 0 }
+        Self { socket, outgoing, fetching: Fetching::default(), found: None, burst: 0 }
     }
 
     /// Writes what the socket takes at once. With `more` it waits for what follows, so that both travel together.
@@ -68,8 +71,22 @@ impl SendStream {
             Poll::Ready(sent) => sent?,
         };
         self.burst += sent;
+        if at + sent as u64 == region.range().end {
+            self.found = None;
+        }
         self.outgoing.sent(at + sent as u64);
         Poll::Ready(Ok(sent))
+    }
+
+    /// How much can be sent at once. What was found a moment ago is not asked for again: most pieces leave in several parts.
+    fn sendable(&mut self, region: &FileRegion, at: u64, len: usize) -> reelring_storage::Result<usize> {
+        let lately = self.found.filter(|(end, when)| *end > at && when.elapsed() < limits::RESIDENT_FOR);
+        if let Some((end, _)) = lately {
+            return Ok(len.min((end - at) as usize));
+        }
+        let piece = region.sendable(at, len.min(limits::SEND_PIECE_BYTES))?;
+        self.found = (piece > 0).then(|| (at + piece as u64, Instant::now()));
+        Ok(piece)
     }
 
     fn poll_piece(
@@ -82,7 +99,7 @@ impl SendStream {
         loop {
             // Asked first: as long as the socket is full nobody needs to know what is in memory.
             ready!(self.socket.poll_write_ready(cx))?;
-            let piece = region.sendable(at, len.min(limits::SEND_PIECE_BYTES)).map_err(cut_short)?;
+            let piece = self.sendable(region, at, len).map_err(cut_short)?;
             if piece > 0 {
                 self.fetching.in_hand = None;
                 let sent = ready!(poll_socket(cx, &self.socket, piece, || {
