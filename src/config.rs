@@ -43,6 +43,31 @@ pub struct Config {
     pub upload_expiry_s: u64,
     /// Sites whose pages may use the node.
     pub cors_origins: Vec<WebOrigin>,
+    /// What a client without a token may do on a node that has tokens.
+    pub anonymous: Anonymous,
+    /// Names, besides those of this machine, that a node on loopback without tokens may be called by.
+    pub hosts: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anonymous {
+    #[default]
+    None,
+    /// Read an object or asset of which it knows the name.
+    Read,
+}
+
+impl std::str::FromStr for Anonymous {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Anonymous::None),
+            "read" => Ok(Anonymous::Read),
+            _ => Err("it is none or read".into()),
+        }
+    }
 }
 
 /// What a layer (file, environment, flags) sets; unset means "ask the next layer".
@@ -64,6 +89,8 @@ pub struct Settings {
     pub scrub_rate: Option<Size>,
     pub upload_expiry_s: Option<u64>,
     pub cors_origins: Option<Vec<WebOrigin>>,
+    pub anonymous: Option<Anonymous>,
+    pub hosts: Option<Vec<String>>,
 }
 
 /// Where each value came from: `default`, `file PATH`, `environment NAME`, `flag --NAME`.
@@ -98,6 +125,11 @@ impl Config {
 
     pub fn upload_expiry(&self) -> Duration {
         Duration::from_secs(self.upload_expiry_s)
+    }
+
+    /// Whether only this machine reaches the node.
+    pub fn listens_on_loopback(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback()
     }
 
     pub fn plugin_timeout(&self) -> Duration {
@@ -155,6 +187,8 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
             .filter(|list| !list.is_empty())
             .map(|list| origins(&list))
             .transpose()?,
+        anonymous: var!("REELRING_ANONYMOUS"),
+        hosts: get("REELRING_HOSTS").filter(|list| !list.is_empty()).map(|list| names(&list)),
     })
 }
 
@@ -171,6 +205,11 @@ fn origins(list: &str) -> Result<Vec<WebOrigin>, ConfigError> {
 /// Directories separated by colons, as in PATH.
 fn paths(list: &str) -> Vec<PathBuf> {
     list.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+}
+
+/// Names separated by commas.
+fn names(list: &str) -> Vec<String> {
+    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect()
 }
 
 fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<(Config, Origins), ConfigError> {
@@ -232,6 +271,8 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         });
     }
     let cors_origins = pick!(cors_origins, Some(Vec::new())).unwrap_or_default();
+    let anonymous = pick!(anonymous, Some(Anonymous::None)).unwrap_or_default();
+    let hosts = pick!(hosts, Some(Vec::new())).unwrap_or_default();
     let choice = engine.parse::<EngineChoice>().map_err(|error| ConfigError::Value {
         name: "engine".into(),
         value: engine.clone(),
@@ -253,6 +294,8 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         scrub_rate,
         upload_expiry_s,
         cors_origins,
+        anonymous,
+        hosts,
     };
     Ok((config, origins))
 }

@@ -13,6 +13,8 @@ pub const HTTP_CONNECTIONS: usize = 4096;
 pub const HTTP_HEADER_BYTES: usize = 64 * KIB;
 /// Time a client has to send the headers of a request.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections of commands on the node's own machine, beside those above.
+pub const LOCAL_CONNECTIONS: usize = 64;
 /// Longest pause between two pieces of an upload.
 pub const HTTP_BODY_STALL: Duration = Duration::from_secs(60);
 /// A pause in an upload after which it gives up the memory it has, until more arrives.

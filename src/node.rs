@@ -11,6 +11,7 @@ use reelring_storage::{Error as StorageError, RoomLimits, Store, StoreOptions};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Access, AccessError};
 use crate::config::{Config, WorkerPath};
 use crate::http::HttpMetrics;
 use crate::ingest::guard;
@@ -25,6 +26,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[jobs::MIGRATION, transcode::MIGRATION, 
 
 pub struct Node {
     config: Config,
+    access: Access,
     store: Store,
     client: guard::Client,
     plugins: Plugins,
@@ -40,6 +42,8 @@ pub struct Node {
 pub enum StartError {
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("the plugins folder {path} cannot be made: {source}")]
     PluginsFolder { path: PathBuf, source: std::io::Error },
 }
@@ -64,6 +68,7 @@ impl Node {
             ..StoreOptions::new(&config.data)
         })
         .await?;
+        let access = Access::open(&config.data)?;
         let client = guard::Client::new(guard::Policy { allow_private: config.allow_private_origins });
         let folder = config.data.join("plugins");
         std::fs::create_dir_all(&folder)
@@ -77,6 +82,7 @@ impl Node {
         let jobs = Jobs::open(workshop, uploads.partials().await?).await?;
         Ok(Arc::new(Node {
             config,
+            access,
             store,
             client,
             plugins,
@@ -106,6 +112,15 @@ impl Node {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Whether strangers must bring a token. Beyond loopback always, even when the last one was revoked.
+    pub fn asks_for_tokens(&self) -> bool {
+        self.access.has_tokens() || !(self.config.listens_on_loopback() || self.config.insecure_no_auth)
     }
 
     pub fn store(&self) -> &Store {

@@ -94,7 +94,7 @@ impl Ended {
     }
 }
 
-const SUBCOMMANDS: [&[&str]; 21] = [
+const SUBCOMMANDS: [&[&str]; 26] = [
     &[],
     &["serve"],
     &["fetch"],
@@ -112,6 +112,11 @@ const SUBCOMMANDS: [&[&str]; 21] = [
     &["plugins", "ls"],
     &["doctor"],
     &["scrub"],
+    &["token"],
+    &["token", "create"],
+    &["token", "ls"],
+    &["token", "revoke"],
+    &["sign"],
     &["config"],
     &["config", "show"],
     &["config", "check"],
@@ -148,7 +153,8 @@ fn usage_errors_have_status_2_and_say_what_is_possible() {
     desk.run(&["jobs", "--state", "flying"]).refused(2, &["flying", "queued, running"]);
     desk.run(&["fetch", "ftp://example.org/a"]).refused(2, &["ftp", "http and https"]);
     desk.run(&["ls", "--node", "ftp://h"]).refused(2, &["ftp://h", "http://127.0.0.1:8080"]);
-    desk.run(&["serve", "--listen", "0.0.0.0:0"]).refused(2, &["0.0.0.0:0", "--insecure-no-auth", "proxy"]);
+    desk.run(&["serve", "--listen", "0.0.0.0:0"])
+        .refused(2, &["0.0.0.0:0", "reelring token create", "--insecure-no-auth", "proxy"]);
     assert_eq!(fs::read_dir(desk.folder.path()).expect("the desk").count(), 0, "a refusal leaves nothing behind");
 }
 

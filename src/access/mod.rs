@@ -36,7 +36,7 @@ pub struct Access {
 pub enum AccessError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("there is a token {name:?} already; revoke it first, or choose another name")]
+    #[error("there is a token {name} already; revoke it first, or choose another name")]
     Named { name: TokenName },
     #[error("there are {actual} tokens and that is the limit; revoke one first")]
     Full { actual: usize },
@@ -44,7 +44,7 @@ pub enum AccessError {
     Expired { expires_at: Timestamp },
     #[error("an address may be valid for {limit} days at most, until {expires_at} is longer", limit = limits::SIGNATURE_DAYS)]
     TooLong { expires_at: Timestamp },
-    #[error("the token {name:?} has the scope {has}, signing this needs {needs}")]
+    #[error("the token {name} has the scope {has}, signing this needs {needs}")]
     Scope { name: TokenName, has: Scopes, needs: Scope },
     #[error("there is no token {id} any more")]
     Gone { id: TokenId },

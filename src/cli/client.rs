@@ -150,6 +150,13 @@ impl Client {
         }
     }
 
+    /// Makes the token of this name or id worthless.
+    pub async fn revoke_token(&self, which: &str) -> Result<()> {
+        let mut request = self.request(Method::DELETE, format!("/v1/tokens/{}", segment(which)));
+        request.timeout = Some(CALL_TIMEOUT);
+        self.accept(request).await.map(drop)
+    }
+
     pub async fn submit(&self, spec: &impl Serialize) -> Result<Job> {
         let body = serde_json::to_vec(spec).map_err(|error| CliError::failed(format!("cannot write JSON: {error}")))?;
         self.call(Method::POST, "/v1/jobs".into(), Some(body.into())).await

@@ -86,7 +86,7 @@ impl Fetch {
                 return Err(CliError::usage(format!(
                     "the node at {} decides itself what it may fetch from; start it with \
                      `reelring serve --allow-private-origins`",
-                    node.host_str().unwrap_or_default()
+                    node.url.host_str().unwrap_or_default()
                 )));
             }
             Target::Local(_) if self.no_wait => {

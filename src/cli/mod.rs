@@ -23,12 +23,15 @@ mod ls;
 mod output;
 mod plugins;
 mod put;
+mod remote;
 mod rm;
 mod scrub;
 mod serve;
 mod session;
+mod sign;
 mod source;
 mod target;
+mod token;
 mod transcode;
 mod transport;
 
@@ -94,6 +97,10 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Read everything that is stored and compare it with its checksums
     Scrub(scrub::Scrub),
+    /// Say who may use the node: make, list and revoke tokens
+    Token(token::Token),
+    /// Make an address that works without a token, for a while
+    Sign(sign::Sign),
     /// Show or check the configuration
     Config(config::Config),
     /// Print a completion script for a shell
@@ -110,6 +117,12 @@ struct Place {
     /// Data directory; the node running on it is used, otherwise it is opened directly [default: ./reelring-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// File with the token for --node; REELRING_TOKEN may have the token itself
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM certificates to trust beside this machine's, for an https --node
+    #[arg(long, value_name = "FILE", env = "REELRING_CA_FILE", hide_env = true)]
+    ca_file: Option<PathBuf>,
     /// Configuration file [default: ./reelring.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -141,6 +154,8 @@ pub fn run() -> ExitCode {
         Command::Plugins(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Scrub(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::Sign(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Completions(command) => command.run(),
     };

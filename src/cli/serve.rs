@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{CliError, Result};
 use super::interrupt;
 use super::target::{lock_holder, running_node};
+use crate::access::Access;
 use crate::config::{Config, Settings};
 use crate::node::Node;
 use crate::size::Size;
@@ -31,9 +32,8 @@ Examples:
   reelring serve --data /srv/media --volume /disk2/media --volume /disk3/media --min-free 50GiB
   REELRING_LOG=debug reelring serve         tell more
 
-Stop it with Ctrl-C or SIGTERM: requests end, jobs go on at the next start. Addresses other
-than loopback need --insecure-no-auth until there are access tokens: better put a proxy
-that authenticates in front.")]
+Stop it with Ctrl-C or SIGTERM: requests end, jobs go on at the next start. To listen on other
+addresses than loopback make a token first: reelring token create ops --scope admin")]
 pub struct Serve {
     /// Configuration file [default: ./reelring.toml if it exists]
     #[arg(long, value_name = "FILE")]
@@ -141,7 +141,7 @@ fn bind(config: &Config) -> Result<TcpListener> {
             Some(node) => CliError::failed(format!(
                 "a node runs on {} already, at {} (process {}); use that one, or give another --data and --listen",
                 config.data.display(),
-                node.as_str().trim_end_matches('/'),
+                node.url.as_str().trim_end_matches('/'),
                 lock_holder(&config.data).map_or("unknown".into(), |pid| pid.to_string())
             )),
             None => CliError::failed(format!(
@@ -161,16 +161,19 @@ fn bind(config: &Config) -> Result<TcpListener> {
     })
 }
 
-/// Anybody who reaches the port can do everything, so for now only this machine may.
+/// Without a token anybody who reaches the port can do everything, so only this machine may reach it.
 pub fn check_listen(config: &Config) -> std::result::Result<(), String> {
-    let ip = config.listen.ip();
-    if ip.to_canonical().is_loopback() || config.insecure_no_auth {
+    if config.listens_on_loopback() || config.insecure_no_auth {
         return Ok(());
     }
+    if Access::open(&config.data).map_err(|error| error.to_string())?.has_tokens() {
+        return Ok(());
+    }
+    let (listen, data) = (config.listen, config.data.display());
     Err(format!(
-        "listening on {} would let everybody who reaches it read, write and delete, since there are no access tokens; \
-         listen on 127.0.0.1 behind a proxy that authenticates, or accept it with --insecure-no-auth",
-        config.listen
+        "listening on {listen} would let everybody who reaches it read, write and delete, since {data} has no access \
+         token; make one with `reelring token create NAME --scope admin --data {data}`, listen on 127.0.0.1 behind a \
+         proxy that authenticates, or accept it with --insecure-no-auth"
     ))
 }
 
@@ -187,7 +190,9 @@ mod tests {
     use super::*;
 
     fn config(listen: &str, insecure: bool) -> Config {
-        let flags = Settings { listen: listen.parse().ok(), insecure_no_auth: Some(insecure), ..Settings::default() };
+        let data = Some("/nonexistent/reelring".into());
+        let listen = listen.parse().ok();
+        let flags = Settings { listen, data, insecure_no_auth: Some(insecure), ..Settings::default() };
         Config::resolve(None, flags).unwrap().0
     }
 

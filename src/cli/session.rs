@@ -57,7 +57,7 @@ enum Jobs {
 fn run<T>(target: Target, jobs: Jobs, work: impl AsyncFnOnce(&Session) -> Result<T>) -> Result<T> {
     match target {
         Target::Node(node) => {
-            let transport = Transport::network(&node)?;
+            let transport = Transport::to(&node)?;
             let runtime = start(&mut Builder::new_current_thread())?;
             runtime.block_on(remote(transport, work))
         }
@@ -117,8 +117,8 @@ async fn open(config: &Config, jobs: Jobs) -> Result<Opened> {
         if !is_locked(&error) {
             return Err(CliError::failed(error.to_string()));
         }
-        if let Some(address) = target::running_node(&config.data) {
-            return Ok(Opened::Running(Transport::network(&address)?));
+        if let Some(node) = target::running_node(&config.data) {
+            return Ok(Opened::Running(Transport::to(&node)?));
         }
         if begun.elapsed() >= LOCK_PATIENCE {
             return Err(CliError::failed(format!(

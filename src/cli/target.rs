@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use url::Url;
 
 use super::Place;
 use super::exit::{CliError, Result};
+use super::remote::{Pass, Remote};
 use crate::config::{Config, Settings};
+use crate::http::socket;
 
 /// Written by the node, read by commands that share its data directory.
 const ADDRESS_FILE: &str = "http.addr";
@@ -27,8 +30,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub enum Target {
-    /// A running node at this address.
-    Node(Url),
+    Node(Remote),
     /// Nobody runs on this data directory: the command opens it.
     Local(Box<Config>),
 }
@@ -49,11 +51,13 @@ impl Place {
     /// As [`Place::target`], with more settings for a node of this process.
     pub fn target_with(&self, absent: Absent, settings: Settings) -> Result<Target> {
         if let Some(text) = self.node.as_deref().filter(|text| !text.is_empty()) {
-            return Ok(Target::Node(node_url(text)?));
+            return self.remote(text).map(Target::Node);
         }
         let config = self.resolve(settings)?;
-        if let Some(address) = running_node(&config.data) {
-            return Ok(Target::Node(address));
+        if let Some(mut node) = running_node(&config.data) {
+            // Where there is no socket the token is asked for here too.
+            node.pass = self.pass()?;
+            return Ok(Target::Node(node));
         }
         if absent == Absent::Refuse && !config.data.join(CATALOG_FILE).exists() {
             return Err(CliError::failed(format!(
@@ -64,6 +68,15 @@ impl Place {
             )));
         }
         Ok(Target::Local(Box::new(config)))
+    }
+
+    /// The node at a named address.
+    pub fn remote(&self, text: &str) -> Result<Remote> {
+        Ok(Remote { pass: self.pass()?, ..Remote::at(node_url(text)?) })
+    }
+
+    fn pass(&self) -> Result<Pass> {
+        Pass::collect(self.token_file.as_deref(), self.ca_file.as_ref())
     }
 
     pub fn resolve(&self, settings: Settings) -> Result<Config> {
@@ -90,9 +103,12 @@ pub fn node_url(text: &str) -> Result<Url> {
     Ok(url)
 }
 
-/// The address of the node that runs on this data directory now, if one does and has told it.
-pub fn running_node(data: &Path) -> Option<Url> {
-    let mut address: SocketAddr = small_file(&data.join(ADDRESS_FILE))?.trim().parse().ok()?;
+/// The node that runs on this data directory now, if one does and has told its address.
+pub fn running_node(data: &Path) -> Option<Remote> {
+    let told = small_file(&data.join(ADDRESS_FILE))?;
+    let told = told.trim();
+    let (scheme, address) = told.split_once("://").unwrap_or(("http", told));
+    let mut address: SocketAddr = address.parse().ok()?;
     lock_holder(data)?;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -100,8 +116,13 @@ pub fn running_node(data: &Path) -> Option<Url> {
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    TcpStream::connect_timeout(&address, PROBE_TIMEOUT).ok()?;
-    Url::parse(&format!("http://{address}")).ok()
+    let url = Url::parse(&format!("{scheme}://{address}")).ok()?;
+    // Somebody else's command cannot open the socket, and goes where all others go.
+    let socket = socket::Address::of(data).ok().filter(|socket| UnixStream::connect(socket.path()).is_ok());
+    if socket.is_none() {
+        TcpStream::connect_timeout(&address, PROBE_TIMEOUT).ok()?;
+    }
+    Some(Remote { socket, ..Remote::at(url) })
 }
 
 /// The process that `LOCK` names, if it lives.
@@ -143,7 +164,7 @@ mod tests {
         fs::write(dir.path().join(ADDRESS_FILE), format!("{address}\n")).unwrap();
         assert!(running_node(dir.path()).is_none(), "no lock");
         fs::write(dir.path().join(LOCK_FILE), format!("{}\n", std::process::id())).unwrap();
-        assert_eq!(running_node(dir.path()).unwrap().port(), Some(address.port()));
+        assert_eq!(running_node(dir.path()).unwrap().url.port(), Some(address.port()));
         // Process ids end far below this one.
         fs::write(dir.path().join(LOCK_FILE), "4294967295\n").unwrap();
         assert!(running_node(dir.path()).is_none(), "the process of the lock is gone");
@@ -159,6 +180,6 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         fs::write(dir.path().join(ADDRESS_FILE), format!("0.0.0.0:{port}")).unwrap();
         fs::write(dir.path().join(LOCK_FILE), std::process::id().to_string()).unwrap();
-        assert_eq!(running_node(dir.path()).unwrap().as_str(), format!("http://127.0.0.1:{port}/"));
+        assert_eq!(running_node(dir.path()).unwrap().url.as_str(), format!("http://127.0.0.1:{port}/"));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -19,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use url::{Host, Url};
 
 use super::exit::{CliError, Result};
+use super::remote::Remote;
 
 pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
@@ -55,26 +57,38 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// To a node over the network. TLS is set up for an https address only: it costs more than the rest of `ls`.
-    pub fn network(node: &Url) -> Result<Self> {
+    /// To a running node. TLS is set up for an https address only: it costs more than the rest of `ls`.
+    pub fn to(remote: &Remote) -> Result<Self> {
+        let Remote { url: node, socket, pass } = remote;
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("reelring/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT);
         // The client wants a TLS provider in any case; the certificates are what takes time.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        if node.scheme() == "http" {
+        if node.scheme() == "http" || socket.is_some() {
             builder = builder.tls_certs_only([]);
+        } else if let Some(authorities) = &pass.authorities {
+            let added = reqwest::Certificate::from_pem_bundle(authorities)
+                .map_err(|error| CliError::usage(format!("--ca-file is not PEM certificates: {}", root(&error))))?;
+            builder = builder.tls_certs_merge(added);
         }
-        if is_loopback(node) {
+        if is_loopback(node) || socket.is_some() {
             builder = builder.no_proxy();
+        }
+        if let Some(socket) = socket {
+            builder = builder.unix_socket(socket.path());
+        } else if let Some(authorization) = &pass.authorization {
+            // For every request, and only to this node: a redirect elsewhere does not take it along.
+            builder = builder.default_headers([(AUTHORIZATION, authorization.clone())].into_iter().collect());
         }
         let client =
             builder.build().map_err(|error| CliError::failed(format!("cannot set up HTTP: {}", root(&error))))?;
         let mut shown = node.clone();
         let _ = shown.set_password(None);
         let trim = |url: &Url| url.as_str().trim_end_matches('/').to_string();
-        Ok(Transport::Network { client, base: trim(node), shown: trim(&shown) })
+        let base = if socket.is_some() { "http://localhost".into() } else { trim(node) };
+        Ok(Transport::Network { client, base, shown: trim(&shown) })
     }
 
     pub fn in_process(router: Router) -> Self {
@@ -177,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_password_is_never_shown() {
-        let transport = Transport::network(&Url::parse("http://me:secret@127.0.0.1:1/base/").unwrap()).unwrap();
+        let transport = Transport::to(&Remote::at(Url::parse("http://me:secret@127.0.0.1:1/base/").unwrap())).unwrap();
         assert_eq!(transport.address(), Some("http://me@127.0.0.1:1/base"));
     }
 }

@@ -10,10 +10,11 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+use super::access::Grant;
 use super::blob::{self, Version};
 use super::caching;
 use super::problem::Problem;
@@ -88,27 +89,31 @@ pub(super) async fn hls(
 ) -> Result<Response, Problem> {
     let (request, _) = request.into_parts();
     match path.split_once('/') {
-        None if path == "main.m3u8" => main_playlist(&node, &id).await,
-        Some((rendition, "index.m3u8")) => media_playlist(&node, &id, rendition).await,
+        None if path == "main.m3u8" => main_playlist(&node, &id, &request.extensions).await,
+        Some((rendition, "index.m3u8")) => media_playlist(&node, &id, rendition, &request.extensions).await,
         Some((rendition, file)) => part(&node, &id, rendition, file, &request).await,
         None => Err(no_part(&id, &path)),
     }
 }
 
-async fn main_playlist(node: &Node, id: &str) -> Result<Response, Problem> {
+async fn main_playlist(node: &Node, id: &str, request: &Extensions) -> Result<Response, Problem> {
     let asset = find(node, id).await?;
     let text = playlists::master(&asset).ok_or_else(|| not_yet(id))?;
-    Ok(playlist(&asset, text))
+    Ok(playlist(&asset, text, request))
 }
 
-async fn media_playlist(node: &Node, id: &str, rendition: &str) -> Result<Response, Problem> {
+async fn media_playlist(node: &Node, id: &str, rendition: &str, request: &Extensions) -> Result<Response, Problem> {
     let asset = parse_id(id)?;
     let found = assets::rendition(node.store().catalog(), &asset, rendition).await?;
     let (asset, rendition, segments) = found.ok_or_else(|| no_part(id, rendition))?;
-    Ok(playlist(&asset, playlists::media(&asset, &rendition, &segments)))
+    Ok(playlist(&asset, playlists::media(&asset, &rendition, &segments), request))
 }
 
-fn playlist(asset: &Asset, text: String) -> Response {
+fn playlist(asset: &Asset, text: String, request: &Extensions) -> Response {
+    let text = match request.get::<Grant>().and_then(Grant::query) {
+        Some(query) => playlists::with_query(&text, &query),
+        None => text,
+    };
     let cache = match asset.state {
         AssetState::Encoding => caching::GROWING_PLAYLIST,
         AssetState::Ready => caching::FINISHED_PLAYLIST,

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use reelring_storage::VolumeState;
 use serde_json::{Value, json};
 
+use super::access::Grant;
 use super::problem::Problem;
 use super::volumes;
 use crate::node::Node;
@@ -17,11 +18,21 @@ pub(super) async fn alive() -> Json<Value> {
 
 /// Ready as long as something can be stored: a volume that failed beside others that work is listed, and no reason to
 /// send clients away.
-pub(super) async fn ready(State(node): State<Arc<Node>>) -> Result<Json<Value>, Problem> {
+pub(super) async fn ready(
+    State(node): State<Arc<Node>>,
+    grant: Option<Extension<Grant>>,
+) -> Result<Json<Value>, Problem> {
     if node.closing().is_cancelled() {
         return Err(Problem::unavailable("draining", "the node is shutting down; try another or wait", 5));
     }
     let stats = node.store().stats();
+    if matches!(grant, Some(Extension(Grant::Anonymous))) {
+        // A load balancer needs no more, and strangers get to know no paths.
+        return match stats.takes_writes {
+            true => Ok(Json(json!({ "status": "ready" }))),
+            false => Err(Problem::unavailable("volume-degraded", "nothing can be stored; a token tells why", 60)),
+        };
+    }
     let listed = volumes::listed(&stats);
     if !stats.takes_writes {
         let failed = stats.volumes.iter().find(|volume| volume.state == VolumeState::Degraded);

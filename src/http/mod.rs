@@ -3,6 +3,7 @@
 //! A handler holds no state of its own; the [`Node`] has it. When a client goes away its handler's future is dropped:
 //! an upload is aborted and its partial file removed, a download closes its file, a job goes on.
 
+mod access;
 mod assets;
 mod blob;
 mod caching;
@@ -20,12 +21,15 @@ mod linger;
 mod metrics;
 mod multipart;
 mod objects;
+mod origin;
 mod player;
 mod plugins;
 mod problem;
 mod range;
 mod scrub;
 mod server;
+pub(crate) mod socket;
+mod tokens;
 mod uploads;
 mod volumes;
 mod zero_copy;
@@ -36,14 +40,33 @@ pub use server::serve;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
 use crate::limits;
 use crate::node::Node;
 use problem::Problem;
 
-/// All resources, for [`serve`] and for a command that has the node in its own process.
+/// All resources, for a command that has the node in its own process: it owns the data directory and may do everything.
 pub fn router(node: Arc<Node>) -> Router {
+    around(routes(), node)
+}
+
+/// All resources behind the question who asks, for [`serve`].
+fn guarded_router(node: Arc<Node>) -> Router {
+    let guard = axum::middleware::from_fn_with_state(node.clone(), access::guard);
+    around(routes().layer(guard), node)
+}
+
+/// What lies around every answer, a refusal too.
+fn around(routes: Router<Arc<Node>>, node: Arc<Node>) -> Router {
+    routes
+        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::preflight))
+        .layer(axum::middleware::from_fn_with_state(node.clone(), problem::observe))
+        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::share))
+        .with_state(node)
+}
+
+fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/v1/objects", get(objects::list))
         .route("/v1/objects/", get(objects::root))
@@ -70,6 +93,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/scrub", get(scrub::read).post(scrub::start).delete(scrub::stop))
         .route("/v1/plugins", get(plugins::list))
         .route("/v1/volumes", get(volumes::list))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{which}", delete(tokens::revoke))
+        .route("/v1/signatures", post(tokens::sign))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::scrape))
@@ -80,10 +106,6 @@ pub fn router(node: Arc<Node>) -> Router {
             Problem::method_not_allowed(format!("{method} is not possible on {}", uri.path()))
         })
         .layer(axum::middleware::map_response(caching::by_default))
-        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::preflight))
-        .layer(axum::middleware::from_fn_with_state(node.clone(), problem::observe))
-        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::share))
-        .with_state(node)
 }
 
 /// Rows of a list page: what the client asks for within the bound, else the default.

@@ -84,6 +84,15 @@ impl Problem {
         Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", detail)
     }
 
+    /// Answered with the challenge that HTTP asks for.
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "token", detail)
+    }
+
+    pub fn misdirected(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "host", detail)
+    }
+
     pub fn unsupported(kind: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, kind, detail)
     }
@@ -252,6 +261,9 @@ fn render(problem: &Problem, request_id: &str) -> Response {
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if problem.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"reelring\""));
+    }
     if let Some(seconds) = problem.retry_after_s {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }

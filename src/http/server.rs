@@ -13,16 +13,20 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connections;
+use super::socket::LocalSocket;
 use crate::limits;
 use crate::node::Node;
 
 pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+    let connections = Arc::new(Connections::new(&node));
+    let local = LocalSocket::bind(&node.config().data)
+        .inspect_err(|error| tracing::warn!(%error, "http.sock cannot be made: commands beside this node need a token"))
+        .map(|socket| tokio::spawn(socket.serve(connections.clone(), shutdown.clone())));
     let _address = AddressFile::write(&node.config().data, &listener)
         .inspect_err(
             |error| tracing::warn!(%error, "http.addr cannot be written: commands need --node to find this node"),
         )
         .ok();
-    let connections = Connections::new(&node);
     let permits = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS));
 
     loop {
@@ -51,7 +55,13 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
     }
     drop(listener);
     node.closing().cancel();
-    if tokio::time::timeout(limits::DRAIN, connections.drain()).await.is_err() {
+    if let Ok(local) = local {
+        let _ = local.await;
+    }
+    // Both listeners are gone, and with them all other owners.
+    if let Some(connections) = Arc::into_inner(connections)
+        && tokio::time::timeout(limits::DRAIN, connections.drain()).await.is_err()
+    {
         tracing::warn!(seconds = limits::DRAIN.as_secs(), "requests were still open at the drain deadline");
     }
     Ok(())

@@ -126,7 +126,7 @@ impl Doctor {
             checks.extend(trial::run(config).await);
             checks.extend(workers::examine(config));
         }
-        checks.extend(node::examine(self.place.node.as_deref(), config.as_ref()).await);
+        checks.extend(node::examine(&self.place, config.as_ref()).await);
         let status = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
         Report { status, version: env!("CARGO_PKG_VERSION"), checks }
     }

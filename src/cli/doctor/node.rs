@@ -5,28 +5,30 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
+use super::super::Place;
 use super::super::client::Client;
 use super::super::ls::local_time;
 use super::super::output;
 use super::super::serve::check_listen;
-use super::super::target::{lock_holder, node_url, running_node};
+use super::super::target::{lock_holder, running_node};
 use super::super::transport::Transport;
 use super::Check;
+use crate::access::Access;
 use crate::config::Config;
 
 /// More volumes than a node has.
 const VOLUMES_SHOWN: usize = 64;
 const DAMAGED_NAMED: usize = 10;
 
-pub async fn examine(named: Option<&str>, config: Option<&Config>) -> Vec<Check> {
+pub async fn examine(place: &Place, config: Option<&Config>) -> Vec<Check> {
     let mut checks = Vec::new();
     let running = config.and_then(|config| running_node(&config.data));
     if let Some(config) = config {
         checks.push(listen(config, running.is_some()).await);
     }
-    let node = match named.filter(|text| !text.is_empty()) {
-        Some(text) => match node_url(text) {
-            Ok(url) => Some(url),
+    let node = match place.node.as_deref().filter(|text| !text.is_empty()) {
+        Some(text) => match place.remote(text) {
+            Ok(node) => Some(node),
             Err(error) => {
                 checks.push(Check::fail("node", error.to_string(), "give its address as http://HOST:PORT"));
                 return checks;
@@ -35,7 +37,7 @@ pub async fn examine(named: Option<&str>, config: Option<&Config>) -> Vec<Check>
         None => running,
     };
     checks.extend(match (node, config) {
-        (Some(url), _) => health(Transport::network(&url).map(Client::new)).await,
+        (Some(node), _) => health(Transport::to(&node).map(Client::new)).await,
         (None, Some(config)) => match lock_holder(&config.data) {
             Some(pid) => vec![Check::warn(
                 "node",
@@ -56,11 +58,12 @@ async fn listen(config: &Config, ours: bool) -> Check {
     if let Err(message) = check_listen(config) {
         return Check::fail(NAME, format!("{} is refused", config.listen), message);
     }
-    if config.insecure_no_auth && !config.listen.ip().to_canonical().is_loopback() {
+    let has_tokens = Access::open(&config.data).is_ok_and(|access| access.has_tokens());
+    if config.insecure_no_auth && !config.listens_on_loopback() && !has_tokens {
         return Check::warn(
             NAME,
             format!("{} is open to everybody who reaches it", config.listen),
-            "put a proxy with authentication in front",
+            "make a token with `reelring token create`, or put a proxy with authentication in front",
         );
     }
     match TcpListener::bind(config.listen) {

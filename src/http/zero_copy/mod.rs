@@ -56,7 +56,6 @@ impl Outgoing {
     }
 
     /// For a connection whose bytes are encrypted or framed on the way.
-    #[cfg(test)]
     pub(super) fn by_memory(sent: SentBytes) -> Self {
         Self(Arc::new(Way { files: None, sent }))
     }

@@ -85,11 +85,39 @@ pub fn media(asset: &Asset, rendition: &Rendition, segments: &[Segment]) -> Stri
     out
 }
 
+/// The same playlist with `query` at every address in it: players carry no query over to what a playlist names.
+pub fn with_query(playlist: &str, query: &str) -> String {
+    let mut out = String::with_capacity(playlist.len() * 2);
+    for line in playlist.lines() {
+        match line.split_once("URI=\"").and_then(|(before, rest)| Some((before, rest.split_once('"')?))) {
+            Some((before, (address, after))) if line.starts_with('#') => {
+                let _ = writeln!(out, "{before}URI=\"{address}?{query}\"{after}");
+            }
+            _ if line.starts_with('#') || line.is_empty() => {
+                let _ = writeln!(out, "{line}");
+            }
+            _ => {
+                let _ = writeln!(out, "{line}?{query}");
+            }
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::transcode::assets::AssetId;
     use reelring_storage::{BlobId, Key};
+
+    #[test]
+    fn a_query_is_carried_over_to_every_address() {
+        let plain =
+            "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio/index.m3u8\",X=1\n\n#EXTINF:4,\n0.m4s\n#EXT-X-ENDLIST\n";
+        let signed = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,URI=\"audio/index.m3u8?s=1\",X=1\n\n#EXTINF:4,\n0.m4s?s=1\n\
+                      #EXT-X-ENDLIST\n";
+        assert_eq!(with_query(plain, "s=1"), signed);
+    }
 
     fn rendition(name: &str, kind: Kind, codecs: &str, size: Option<(u32, u32)>, bitrate: u32) -> Rendition {
         Rendition {
