@@ -67,6 +67,8 @@ pub const HTTP_TEXT_BYTES: u64 = 4 << 20;
 pub const HTTP_COMPLAINT_BYTES: u64 = 2 << 10;
 /// Bytes read at once.
 pub const HTTP_BUFFER: usize = 256 << 10;
+/// Bytes dropped at once by a client that does not look at them.
+pub const HTTP_DISCARD: usize = 1 << 20;
 /// How often something is looked at that cannot tell by itself.
 pub const POLL: Duration = Duration::from_millis(20);
 /// How long a job of the node may take.
@@ -75,6 +77,8 @@ pub const JOB: Duration = Duration::from_secs(1800);
 pub const WRK_TIMEOUT: Duration = Duration::from_secs(60);
 /// A round of wrk, which counts whole seconds: short, so that a cold round ends before everything is warm.
 pub const WRK_ROUND: Duration = Duration::from_secs(1);
+/// A pass of hot requests beside cold streams.
+pub const MIXED_ROUND: Duration = Duration::from_secs(3);
 /// How long pages of a file may be in use until it counts as impossible to make cold.
 pub const EVICT: Duration = Duration::from_secs(5);
 /// Connections of wrk.

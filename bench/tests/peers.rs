@@ -120,9 +120,10 @@ fn nginx_and_the_node_serve_the_same_bytes() {
     let section = Place::new().compare("nginx");
     let names: BTreeSet<&str> =
         section["cases"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
-    assert_eq!(names, BTreeSet::from(["cold-1m-c8", "hot-64k-c64"]));
-    for name in names {
+    assert_eq!(names, BTreeSet::from(["cold-1m-c8", "hot-64k-c64", "hot-beside-cold-sendfile"]));
+    for name in ["cold-1m-c8", "hot-64k-c64"] {
         let case = case(&section, name);
+        assert!(case["p99"].is_null(), "a closed loop's p99 says nothing that its speed does not: {case:#}");
         let same = case["same_work"].as_str().unwrap();
         assert!(same.starts_with("SHA-256 of the object and of 16 ranges equal"), "{same}");
         for side in ["ours", "theirs"] {
@@ -131,10 +132,29 @@ fn nginx_and_the_node_serve_the_same_bytes() {
                 let answer = if name.contains("64k") { 64 << 10 } else { 1 << 20 };
                 assert!(bytes / answer <= requests + 64 && bytes / answer + 64 >= requests, "{run}");
                 assert!(run["clat_ns"].as_array().is_some_and(|quantiles| quantiles.len() > 2), "{run}");
+                assert!(run["client_cpu_seconds"].as_f64() > Some(0.0), "{run}");
             }
         }
     }
+    // Half a second at 100 requests a second, on both sides, while something cold was streamed.
+    let mixed = case(&section, "hot-beside-cold-sendfile");
+    assert!(mixed["same_work"].as_str().is_some_and(|same| same.starts_with("50 hot requests")), "{mixed:#}");
+    for run in ["ours", "theirs"].iter().flat_map(|side| mixed[side]["runs"].as_array().unwrap()) {
+        assert_eq!(run["operations"], 50, "{run}");
+        assert!(run["bytes"].as_u64() > Some(0) && run["client_cpu_seconds"].as_f64() > Some(0.0), "{run}");
+        let latencies: Vec<u64> =
+            run["clat_ns"].as_array().unwrap().iter().filter_map(|pair| pair[1].as_u64()).collect();
+        assert!(latencies.len() > 2 && latencies.is_sorted() && latencies[0] > 0, "{run}");
+    }
+    assert!(mixed["p99"]["median"].as_f64() > Some(0.0), "{mixed:#}");
+    assert_eq!(mixed["p99"]["verdict"], "too-few-rounds", "{mixed:#}");
     let notes = section["notes"].to_string();
+    for side in ["reelring", "nginx sendfile"] {
+        assert!(
+            notes.contains(&format!("hot-beside-cold-sendfile, {side}: ")),
+            "nothing of the disk under {side}: {notes}"
+        );
+    }
     assert_eq!(notes.contains("DEBUG BUILD"), BENCH.contains("/debug/"), "{notes}");
 }
 

@@ -139,6 +139,8 @@ impl Outcome {
     pub fn into_run(self, ended: &Ended) -> Run {
         let (clat_ns, cdf) = self.distribution();
         Run {
+            client_cpu_seconds: None,
+            disk_busy: None,
             seconds: self.seconds,
             bytes: self.bytes(),
             operations: self.operations(),

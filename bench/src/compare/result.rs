@@ -39,6 +39,10 @@ pub struct Case {
     pub speed: Ratio,
     /// CPU seconds per GB, or per operation where a side moves no bytes. Lower is better.
     pub cpu: Option<Ratio>,
+    /// The p99 of requests that came at the same rate on both sides, whatever became of those before; of a closed loop it
+    /// would say nothing that the speed does not. Lower is better.
+    #[serde(default)]
+    pub p99: Option<Ratio>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,6 +69,13 @@ pub struct Run {
     /// Latency and the share of operations that took no longer.
     #[serde(default)]
     pub cdf: Option<Vec<(u64, f64)>>,
+    /// What the client used, which is no side's: a client that had a processor to itself and needed all of it was the
+    /// limit of both.
+    #[serde(default)]
+    pub client_cpu_seconds: Option<f64>,
+    /// Share of the time in which the disk had something to do.
+    #[serde(default)]
+    pub disk_busy: Option<f64>,
 }
 
 /// Ours over theirs, with the interval in which the true ratio lies.
@@ -120,6 +131,11 @@ impl Run {
         self.cpu_seconds / (self.bytes as f64 / 1e9)
     }
 
+    /// Processors that the client kept busy.
+    pub fn client_cpus(&self) -> Option<f64> {
+        Some(self.client_cpu_seconds? / self.seconds)
+    }
+
     pub fn switches_per_operation(&self) -> f64 {
         self.context_switches as f64 / self.operations as f64
     }
@@ -151,6 +167,17 @@ impl Case {
         let cost = |run: &Run| if moved { run.cpu_seconds_per_gb() } else { run.cpu_seconds / run.operations as f64 };
         let speed = statistics::ratio(&ours.figures(speed), &theirs.figures(speed), Better::Higher)?;
         let cpu = statistics::ratio(&ours.figures(cost), &theirs.figures(cost), Better::Lower);
-        Some(Case { name: name.into(), ours, theirs, same_work: same_work.into(), speed, cpu })
+        Some(Case { name: name.into(), ours, theirs, same_work: same_work.into(), speed, cpu, p99: None })
+    }
+    /// The same, of requests at a fixed rate: their p99 is compared too.
+    pub fn at_a_fixed_rate(mut self) -> Case {
+        let p99s = |side: &Side| side.figures(|run| run.latency_ns(0.99).map_or(f64::NAN, |ns| ns as f64));
+        self.p99 = statistics::ratio(&p99s(&self.ours), &p99s(&self.theirs), Better::Lower);
+        self
+    }
+
+    /// All ratios there are.
+    pub fn ratios(&self) -> impl Iterator<Item = &Ratio> {
+        std::iter::once(&self.speed).chain(&self.cpu).chain(&self.p99)
     }
 }

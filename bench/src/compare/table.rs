@@ -41,7 +41,7 @@ fn write_section(text: &mut String, section: &Section) {
 }
 
 fn lost(case: &Case) -> bool {
-    case.speed.verdict == Verdict::Loss || case.cpu.is_some_and(|cpu| cpu.verdict == Verdict::Loss)
+    case.ratios().any(|ratio| ratio.verdict == Verdict::Loss)
 }
 
 fn write_case(text: &mut String, case: &Case) {
@@ -65,8 +65,11 @@ fn write_case(text: &mut String, case: &Case) {
     row("switches/op", None, &Run::switches_per_operation);
     row("peak RSS MiB", None, &|run| run.peak_rss_bytes as f64 / f64::from(1 << 20));
     for (name, quantile) in [("p50 µs", 0.5), ("p99 µs", 0.99), ("p99.9 µs", 0.999)] {
-        row(name, None, &|run| run.latency_ns(quantile).map_or(f64::NAN, |ns| ns as f64 / 1000.0));
+        let ratio = case.p99.as_ref().filter(|_| quantile == 0.99);
+        row(name, ratio, &|run| run.latency_ns(quantile).map_or(f64::NAN, |ns| ns as f64 / 1000.0));
     }
+    row("disk busy %", None, &|run| run.disk_busy.map_or(f64::NAN, |share| share * 100.0));
+    row("client CPUs", None, &|run| run.client_cpus().unwrap_or(f64::NAN));
     line(text, format_args!("  same work: {}\n", case.same_work));
 }
 

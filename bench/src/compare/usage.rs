@@ -351,6 +351,16 @@ fn family(pid: u32) -> Vec<u32> {
     members
 }
 
+/// Sockets that a process and its descendants have open, each counted once for every process that has it.
+pub fn sockets(pid: u32) -> usize {
+    let open = |member: &u32| {
+        let entries = fs::read_dir(format!("/proc/{member}/fd")).into_iter().flatten().flatten();
+        let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    };
+    family(pid).iter().map(open).sum()
+}
+
 fn numbers_in(dir: &str) -> Vec<u32> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()

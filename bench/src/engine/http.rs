@@ -35,7 +35,11 @@ struct Shared {
 impl Http {
     /// `authority` is the node's `host:port`, `keys` the names of the clone's objects.
     pub fn new(authority: &str, keys: &[String]) -> Http {
-        let targets = keys.iter().map(|key| format!("/v1/objects/{}", percent(key))).collect();
+        Http::of_targets(authority, keys.iter().map(|key| format!("/v1/objects/{}", percent(key))).collect())
+    }
+
+    /// The same for whatever lies where on a server.
+    pub fn of_targets(authority: &str, targets: Vec<String>) -> Http {
         Http { shared: Arc::new(Shared { authority: authority.into(), targets, idle: Mutex::default() }) }
     }
 

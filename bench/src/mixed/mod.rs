@@ -1,4 +1,5 @@
-//! `mixed`: whether clients that read what is hot suffer while others stream what is cold.
+//! `mixed`: whether clients that read what is hot suffer while others stream what is cold. `compare nginx` runs the same
+//! passes on both servers.
 //!
 //! A node in a child process, one hot object and a cold set. Passes take turns, A B B A: in A a few clients read ranges of
 //! the hot object at a fixed rate, in B they do the same while others stream the cold set past an emptied page cache.
@@ -10,10 +11,12 @@
 
 mod outcome;
 mod passes;
+mod site;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -21,17 +24,20 @@ use clap::Args;
 use tokio::runtime::Runtime;
 
 use self::outcome::{Figure, Hot, Outcome, Verdict};
-use self::passes::{Bench, Load};
+pub use self::passes::{Bench, Load, Pass, RANGE_BYTES};
+pub use self::site::{Site, hot_bytes, items};
 use crate::compare::node::{Node, Program};
 use crate::compare::result::{Better, Ratio, Run};
 use crate::compare::rounds::{self, Turns};
 use crate::compare::{self, statistics, stop};
 use crate::store::parse_bytes;
 
+/// Bytes of the hot object.
+pub const HOT_BYTES: u64 = 1 << 20;
 /// So much slower may the hot p99 be beside cold streams.
 const BOUND: f64 = 2.0;
 /// A disk that was busy for less of the time was not saturated.
-const SATURATED: f64 = 0.9;
+pub const SATURATED: f64 = 0.9;
 
 #[derive(Args)]
 #[command(after_help = "Needs the `reelring` beside this program, or --reelring PATH, and room for the cold set.
@@ -76,6 +82,27 @@ pub struct MixedArgs {
     json: bool,
 }
 
+/// Who asks for what.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    /// Of a pass.
+    pub runtime: Duration,
+    /// Hot requests per second, of all hot clients together.
+    pub rate: u32,
+    pub clients: u32,
+    /// Bytes of each cold object.
+    pub cold_object: u64,
+    pub cold_clients: u32,
+    /// The cold set stays in the page cache.
+    pub warm: bool,
+}
+
+impl Shape {
+    pub fn requests(&self) -> u64 {
+        ((self.runtime.as_secs_f64() * f64::from(self.rate)) as u64).max(1)
+    }
+}
+
 /// Call it on the main thread: the node dies with the thread that started it.
 pub fn main(args: &MixedArgs, runtime: &Runtime) -> anyhow::Result<ExitCode> {
     let _inside = runtime.enter();
@@ -104,7 +131,15 @@ fn run(args: &MixedArgs, runtime: &Runtime) -> anyhow::Result<Outcome> {
     let scratch = tempfile::Builder::new().prefix("reelring-bench-").tempdir_in(&args.dir);
     let scratch = scratch.with_context(|| format!("could not make a scratch folder in {}", args.dir.display()))?;
     let node = Node::start(&program, scratch.path(), &scratch.path().join("data"))?;
-    let bench = Bench::fill(args, runtime, &node, scratch.path(), objects)?;
+    let (items, source) = (items(objects, args.cold_object), scratch.path().join("source"));
+    let hot = Arc::new(hot_bytes(&items, scratch.path())?);
+    let site = Site::of_node(&node, &scratch.path().join("data"), &items, |item| {
+        item.write(&source)?;
+        Ok(source.clone())
+    })?;
+    std::fs::remove_file(&source)?;
+    let shape = args.shape();
+    let bench = Bench::new(shape, runtime.handle().clone(), site, hot)?;
 
     let (quiet, loaded) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
     let turns = Turns { title: "mixed", ours: "quiet", theirs: "loaded", rounds: args.rounds * 2 };
@@ -149,10 +184,10 @@ fn run(args: &MixedArgs, runtime: &Runtime) -> anyhow::Result<Outcome> {
         command: compare::command_line(),
         node: program.version,
         pairs: pairs.ours.len(),
-        requests_each_pass: args.requests(),
+        requests_each_pass: shape.requests(),
         quiet,
         loaded,
-        cold_mib_per_second: figure(&|load| Some(load.mib_per_second)).context("no loaded pass")?,
+        cold_mib_per_second: figure(&|load| Some(load.mib_per_second())).context("no loaded pass")?,
         disk_read_mib_per_second: figure(&|load| Some(load.disk?.1)),
         disk_busy,
         resident_at_start: figure(&|load| Some(load.resident_at_start)).context("no loaded pass")?,
@@ -174,8 +209,9 @@ fn verdict(ratio: Option<Ratio>) -> Verdict {
 }
 
 impl MixedArgs {
-    fn requests(&self) -> u64 {
-        ((self.runtime.as_secs_f64() * f64::from(self.rate)) as u64).max(1)
+    fn shape(&self) -> Shape {
+        let &MixedArgs { runtime, rate, clients, cold_object, cold_clients, warm, .. } = self;
+        Shape { runtime, rate, clients, cold_object, cold_clients, warm }
     }
 }
 

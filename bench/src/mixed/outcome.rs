@@ -79,8 +79,8 @@ impl Hot {
             p999_ns: all.value_at_quantile(0.999),
             max_ns: all.max(),
             p99_of_passes_ns: passes.iter().map(|pass| pass.latencies.value_at_quantile(0.99)).collect(),
-            node_cpus: mean(|pass| pass.node_cpus),
-            client_cpus: mean(|pass| pass.client_cpus),
+            node_cpus: mean(|pass| pass.server.cpu_seconds / pass.seconds),
+            client_cpus: mean(|pass| pass.client_cpu_seconds / pass.seconds),
         })
     }
 }

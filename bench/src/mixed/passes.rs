@@ -2,10 +2,8 @@
 //!
 //! Cold clients are threads that end with their pass; the hot ones are tasks, awaited before it ends.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -13,107 +11,88 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, ensure};
 use hdrhistogram::Histogram;
 use rustix::fs::{Advice, fadvise};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 
-use super::MixedArgs;
+use super::site::{Object, Site};
+use super::{HOT_BYTES, Shape};
 use crate::compare::nginx::cold;
-use crate::compare::node::{self, Node, http};
+use crate::compare::node::http;
 use crate::compare::stop;
+use crate::compare::usage;
 use crate::engine::{Block, Engine, Http};
 use crate::limits;
 use crate::plan::Op;
 use crate::run::{Pause, Usage};
 
-const HOT_BYTES: u64 = 1 << 20;
-const RANGE_BYTES: u32 = 64 << 10;
+/// Bytes of a hot request.
+pub const RANGE_BYTES: u32 = 64 << 10;
 /// Of the cold set that may be in memory when a pass begins.
 const RESIDENT_MAX: f64 = 0.02;
 
-/// One pass: latencies of its hot requests, and processors that were used.
+/// One pass: latencies of its hot requests, and what was used.
 pub struct Pass {
     pub latencies: Histogram<u64>,
-    pub node_cpus: f64,
-    pub client_cpus: f64,
+    pub seconds: f64,
+    pub server: usage::Usage,
+    /// Of this process, which is all clients.
+    pub client_cpu_seconds: f64,
 }
 
 /// What a loaded pass saw besides.
 pub struct Load {
-    pub mib_per_second: f64,
+    /// Streamed, and the time in which that was counted.
+    pub bytes: u64,
+    pub seconds: f64,
     /// Share of the time in which it was busy, and MiB/s that it read.
     pub disk: Option<(f64, f64)>,
     pub resident_at_start: f64,
     pub hot_resident: f64,
 }
 
+impl Load {
+    pub fn mib_per_second(&self) -> f64 {
+        self.bytes as f64 / f64::from(1 << 20) / self.seconds
+    }
+}
+
 /// What stays the same from pass to pass.
 pub struct Bench<'a> {
-    args: &'a MixedArgs,
-    runtime: &'a Runtime,
-    node: &'a Node,
+    shape: Shape,
+    runtime: Handle,
+    site: Site<'a>,
     http: Http,
     /// The bytes of the hot object.
     hot: Arc<Vec<u8>>,
-    hot_file: File,
-    /// Key and blob file of each cold object.
-    cold: Vec<(String, File)>,
     next: AtomicUsize,
     device: Option<(u32, u32)>,
 }
 
 impl<'a> Bench<'a> {
-    pub fn fill(
-        args: &'a MixedArgs,
-        runtime: &'a Runtime,
-        node: &'a Node,
-        scratch: &Path,
-        objects: u64,
-    ) -> anyhow::Result<Bench<'a>> {
-        let (source, data) = (scratch.join("source"), scratch.join("data"));
-        let mut known = BTreeSet::new();
-        // Which blob is whose: the one that was not there before.
-        let mut store = |key: &str, bytes: u64, seed: u64| {
-            node::noise_file(&source, bytes, seed)?;
-            node.put(key, &source)?;
-            let mut new = node::blobs(&data, bytes)?.into_iter().filter(|path| known.insert(path.clone()));
-            let (Some(path), None) = (new.next(), new.next()) else {
-                return Err(anyhow!("after {key} was stored there is not one new blob of {bytes} bytes below blobs/"));
-            };
-            File::open(&path).with_context(|| path.display().to_string())
-        };
-        let hot_file = store("hot", HOT_BYTES, 1)?;
-        let hot = Arc::new(std::fs::read(&source)?);
-        let mut cold = Vec::new();
-        for number in 0..objects {
-            stop::check()?;
-            let key = format!("cold/{number}");
-            let file = store(&key, args.cold_object, number + 2)?;
-            cold.push((key, file));
-        }
-        std::fs::remove_file(&source)?;
-        let device = data.metadata()?.dev();
+    pub fn new(shape: Shape, runtime: Handle, site: Site<'a>, hot: Arc<Vec<u8>>) -> anyhow::Result<Bench<'a>> {
+        let device = site.hot.file.metadata()?.dev();
         let device = (rustix::fs::major(device), rustix::fs::minor(device));
         let device = disk(device).map(|_| device);
-        let http = Http::new(&node.addr().to_string(), &["hot".to_owned()]);
-        Ok(Bench { args, runtime, node, http, hot, hot_file, cold, next: AtomicUsize::new(0), device })
+        let http = Http::of_targets(&site.peer.address().to_string(), vec![site.hot.target.clone()]);
+        Ok(Bench { shape, runtime, site, http, hot, next: AtomicUsize::new(0), device })
     }
 
     /// The hot clients alone.
     pub fn quiet(&self) -> anyhow::Result<Pass> {
         let (since, ours) = (Instant::now(), Usage::of_process());
-        let (latencies, node) = self.node.measure(|| self.runtime.block_on(self.hot_clients()))?;
+        let (latencies, server) = self.site.peer.measure(|| self.runtime.block_on(self.hot_clients()))?;
         let (seconds, ours) = (since.elapsed().as_secs_f64(), Usage::of_process() - ours);
-        let client_cpus = (ours.user + ours.system).as_secs_f64() / seconds;
-        Ok(Pass { latencies, node_cpus: node.cpu_seconds / seconds, client_cpus })
+        let client_cpu_seconds = (ours.user + ours.system).as_secs_f64();
+        Ok(Pass { latencies, seconds, server, client_cpu_seconds })
     }
 
     /// The hot clients beside the cold ones.
     pub fn loaded(&self) -> anyhow::Result<(Pass, Load)> {
-        if !self.args.warm {
+        if !self.shape.warm {
             self.drop_cold()?;
         }
         let streams = Streams::default();
         let (pass, (before, after)) = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..self.args.cold_clients)
+            let clients: Vec<_> = (0..self.shape.cold_clients)
                 .map(|_| scope.spawn(|| self.cold_client(&streams).inspect_err(|_| streams.over.store(true, Relaxed))))
                 .collect();
             let pass = (|| {
@@ -142,10 +121,11 @@ impl<'a> Bench<'a> {
         });
         let started = streams.started.load(Relaxed).max(1) as f64;
         let load = Load {
-            mib_per_second: mib(after.1 - before.1),
+            bytes: after.1 - before.1,
+            seconds,
             disk,
             resident_at_start: streams.resident_millionths.load(Relaxed) as f64 / 1e6 / started,
-            hot_resident: cold::resident(&self.hot_file)?,
+            hot_resident: cold::resident(&self.site.hot.file)?,
         };
         Ok((pass, load))
     }
@@ -155,9 +135,9 @@ impl<'a> Bench<'a> {
         let since = Instant::now();
         loop {
             let mut resident = 0.0;
-            for (_, file) in &self.cold {
+            for Object { file, .. } in &self.site.cold {
                 fadvise(file, 0, None, Advice::DontNeed)?;
-                resident += cold::resident(file)? / self.cold.len() as f64;
+                resident += cold::resident(file)? / self.site.cold.len() as f64;
             }
             if resident <= RESIDENT_MAX {
                 return Ok(());
@@ -175,26 +155,27 @@ impl<'a> Bench<'a> {
     /// Streams one cold object after the other, each dropped from the page cache before and after.
     fn cold_client(&self, streams: &Streams) -> anyhow::Result<()> {
         while !streams.over.load(Relaxed) {
-            let (key, file) = &self.cold[self.next.fetch_add(1, Relaxed) % self.cold.len()];
+            let all = &self.site.cold;
+            let Object { target, file } = &all[self.next.fetch_add(1, Relaxed) % all.len()];
             self.forget(file)?;
             streams.resident_millionths.fetch_add((cold::resident(file)? * 1e6) as u64, Relaxed);
             streams.started.fetch_add(1, Relaxed);
             let mut read = 0;
-            let answer = http::request(self.node.addr(), "GET", &node::object(key), &[], None)?.expect(200)?;
-            answer.follow(|piece| {
-                read += piece.len() as u64;
-                streams.bytes.fetch_add(piece.len() as u64, Relaxed);
+            let answer = http::request(self.site.peer.address(), "GET", target, &[], None)?.expect(200)?;
+            answer.discard(|arrived| {
+                read += arrived as u64;
+                streams.bytes.fetch_add(arrived as u64, Relaxed);
                 Ok(!streams.over.load(Relaxed))
             })?;
-            let whole = read == self.args.cold_object || streams.over.load(Relaxed);
-            ensure!(whole, "{key} ended after {read} of {} bytes", self.args.cold_object);
+            let whole = read == self.shape.cold_object || streams.over.load(Relaxed);
+            ensure!(whole, "{target} ended after {read} of {} bytes", self.shape.cold_object);
             self.forget(file)?;
         }
         Ok(())
     }
 
     fn forget(&self, file: &File) -> anyhow::Result<()> {
-        if !self.args.warm {
+        if !self.shape.warm {
             fadvise(file, 0, None, Advice::DontNeed)?;
         }
         Ok(())
@@ -202,11 +183,11 @@ impl<'a> Bench<'a> {
 
     /// Request `n` is due `n / rate` seconds after the start; client `n % clients` sends it.
     async fn hot_clients(&self) -> anyhow::Result<Histogram<u64>> {
-        let (requests, clients) = (self.args.requests(), u64::from(self.args.clients));
+        let (requests, clients) = (self.shape.requests(), u64::from(self.shape.clients));
         let start = Instant::now() + Duration::from_millis(20);
         let mut tasks = tokio::task::JoinSet::new();
         for client in 0..clients {
-            let (http, hot, rate) = (self.http.clone(), Arc::clone(&self.hot), f64::from(self.args.rate));
+            let (http, hot, rate) = (self.http.clone(), Arc::clone(&self.hot), f64::from(self.shape.rate));
             tasks.spawn(async move {
                 let (pause, mut block) = (Pause::new()?, Block::new(RANGE_BYTES as usize));
                 let mut latencies = Vec::new();

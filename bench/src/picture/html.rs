@@ -148,9 +148,11 @@ fn case_rows(out: &mut String, case: &Case) {
     };
     let cpu =
         case.cpu.as_ref().map(|ratio| format!("<br>CPU: {}", verdict(ratio, words::cpu(ratio)))).unwrap_or_default();
+    let p99 =
+        case.p99.as_ref().map(|ratio| format!("<br>p99: {}", verdict(ratio, words::p99(ratio)))).unwrap_or_default();
     let _ = writeln!(
         out,
-        "<tr class=\"case\"><td colspan=\"8\"><strong>{}</strong>{}{cpu}<br><span class=\"quiet\">Same work: {}</span></td></tr>",
+        "<tr class=\"case\"><td colspan=\"8\"><strong>{}</strong>{}{cpu}{p99}<br><span class=\"quiet\">Same work: {}</span></td></tr>",
         escape(&case.name),
         verdict(&case.speed, words::speed(&case.speed)),
         escape(&case.same_work)

@@ -42,6 +42,8 @@ fn run(fastest: f64, bins: usize) -> Run {
         peak_rss_bytes: 12 << 20,
         clat_ns,
         cdf: Some(cdf),
+        client_cpu_seconds: None,
+        disk_busy: None,
     }
 }
 
@@ -62,6 +64,7 @@ fn case(name: &str, speed: Ratio, bins: usize) -> Case {
         same_work: "102,400 reads of 4 KiB on each side".into(),
         speed,
         cpu: Some(ratio(1.2, Verdict::Loss)),
+        p99: None,
     }
 }
 

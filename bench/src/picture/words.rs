@@ -18,6 +18,11 @@ pub fn cpu(ratio: &Ratio) -> String {
     phrase(ratio, "more CPU", "less CPU", "the CPU")
 }
 
+/// `loss: 2.1 times the p99 (1.7 to 2.6)`
+pub fn p99(ratio: &Ratio) -> String {
+    phrase(ratio, "longer p99", "shorter p99", "the p99")
+}
+
 fn phrase(ratio: &Ratio, above: &str, below: &str, equal: &str) -> String {
     let Ratio { median, low, high, .. } = *ratio;
     let one = |value: f64| match value {
@@ -71,14 +76,15 @@ pub struct Loss<'a> {
     pub words: String,
 }
 
-/// All losses, the heaviest first; speed before CPU.
+/// All losses, the heaviest first; speed and latency before CPU.
 pub fn losses(sections: &[Section]) -> Vec<Loss<'_>> {
     let mut found: Vec<(bool, f64, Loss)> = Vec::new();
     for section in sections {
         for case in &section.cases {
             let speed = Some((false, &case.speed, speed(&case.speed), case.speed.median));
             let cpu = case.cpu.as_ref().map(|ratio| (true, ratio, cpu(ratio), 1.0 / ratio.median));
-            for (is_cpu, ratio, words, weight) in speed.into_iter().chain(cpu) {
+            let p99 = case.p99.as_ref().map(|ratio| (false, ratio, p99(ratio), 1.0 / ratio.median));
+            for (is_cpu, ratio, words, weight) in speed.into_iter().chain(p99).chain(cpu) {
                 if ratio.verdict == Verdict::Loss {
                     let words = words.trim_start_matches("loss: ").to_owned();
                     found.push((is_cpu, weight, Loss { section, case, words }));
@@ -115,6 +121,7 @@ mod tests {
         let loss = ratio(0.65, 0.6, 0.71, Verdict::Loss);
         assert_eq!(speed(&loss), "loss: 35 % slower (29 % to 40 %)");
         assert_eq!(interval(&loss), "0.65 [0.60 .. 0.71]");
+        assert_eq!(p99(&ratio(2.1, 1.7, 2.6, Verdict::Loss)), "loss: 2.1 times the p99 (1.7 to 2.6)");
         assert_eq!(cpu(&ratio(0.8, 0.73, 0.88, Verdict::Win)), "win: 20 % less CPU (12 % to 27 %)");
         let level = ratio(1.0, 0.97, 1.04, Verdict::NoDifference);
         assert_eq!(speed(&level), "no difference: between 3 % slower and 4 % faster");

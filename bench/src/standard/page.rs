@@ -220,6 +220,10 @@ fn verdicts(out: &mut String, case: &Case) {
     let cpu = case.cpu.as_ref().map_or_else(|| "– | –".into(), |ratio| cell(ratio, words::cpu(ratio)));
     let speed = cell(&case.speed, format!("{} {}", words::sign(case.speed.verdict), words::speed(&case.speed)));
     let _ = writeln!(out, "| `{}` | {} | {speed} | {cpu} |", code_span(&case.name), plain(&case.theirs.name));
+    if let Some(p99) = &case.p99 {
+        let told = format!("{} {}", words::sign(p99.verdict), words::p99(p99));
+        let _ = writeln!(out, "| | its p99 | {} | – | – |", cell(p99, told));
+    }
 }
 
 fn table(out: &mut String, table: &Table) {

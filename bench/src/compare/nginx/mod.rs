@@ -5,6 +5,7 @@
 //! processors. The scratch folder and everything in it end with the call.
 
 pub mod cold;
+mod hot_cold;
 pub mod server;
 mod wrk;
 
@@ -13,8 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 
 use self::server::Reading;
 use self::wrk::{Load, Outcome};
@@ -37,6 +40,21 @@ struct Plan {
     load: Load,
     cold: bool,
     reading: Reading,
+}
+
+/// One case, and by what it is measured.
+enum Step {
+    Wrk(Plan),
+    Mixed(hot_cold::Plan),
+}
+
+impl Step {
+    fn name(&self) -> &str {
+        match self {
+            Step::Wrk(plan) => &plan.name,
+            Step::Mixed(plan) => &plan.name,
+        }
+    }
 }
 
 /// Sizes of the objects.
@@ -71,8 +89,6 @@ fn plans(quick: bool) -> Vec<Plan> {
     for connections in [1, 64, 512] {
         plans.push(hot("64k", connections, sizes.hot, Some(64 << 10)));
         plans.push(hot("1m", connections, sizes.hot, Some(1 << 20)));
-    }
-    for connections in [1, 64] {
         plans.push(hot("whole-4m", connections, sizes.small, None));
         plans.push(hot("whole-64m", connections, sizes.large, None));
         plans.push(cold("1m", connections, Reading::Sendfile));
@@ -98,7 +114,9 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
     let wrk = WRK.version()?;
     let nginx = server::executable()?;
     let program = options.program()?;
-    let plans = options.chosen(plans(options.common.quick), |plan| &plan.name)?;
+    let quick = options.common.quick;
+    let steps = plans(quick).into_iter().map(Step::Wrk).chain(hot_cold::plans(quick).into_iter().map(Step::Mixed));
+    let steps = options.chosen(steps.collect(), Step::name)?;
 
     let versions = [program.version.clone(), server::version(&nginx)?];
     let scratch = options.common.scratch()?;
@@ -119,7 +137,10 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
         "Memory: what the node maps of the page cache counts as its resident set; what nginx hands over by sendfile does not."
             .into(),
     );
-    if plans.iter().any(|plan| plan.cold) {
+    if let Some(plan) = steps.iter().find_map(|step| if let Step::Mixed(plan) = step { Some(plan) } else { None }) {
+        section.notes.push(hot_cold::note(plan));
+    }
+    if steps.iter().any(|step| matches!(step, Step::Wrk(plan) if plan.cold)) {
         section.notes.push(
             "Cold: before each round both files leave the page cache and the node starts anew, so it verifies the checksum of \
              every block it reads; nginx has no checksums. Ranges do not repeat within a round until all were read."
@@ -136,7 +157,10 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
         sent: RefCell::default(),
         digests: RefCell::default(),
     };
-    beside::each(&mut section, &plans, |plan, notes| bench.case(plan, notes))?;
+    beside::each(&mut section, &steps, |step, notes| match step {
+        Step::Wrk(plan) => bench.case(plan, notes),
+        Step::Mixed(plan) => bench.hot_beside_cold(plan, notes),
+    })?;
     Ok(section)
 }
 
@@ -164,8 +188,8 @@ impl Bench<'_> {
             }
             self.with_node(|node| {
                 let url = node.url(&node::object(&name));
-                let (outcome, used) = node.measure(|| self.load(plan, &url, next(&node_rounds)))?;
-                finish(plan, outcome, used, heads[0])
+                let (answered, used) = node.measure(|| self.load(plan, &url, next(&node_rounds), node.peer()))?;
+                finish(plan, answered, used, heads[0])
             })
         };
         let theirs = || {
@@ -174,8 +198,8 @@ impl Bench<'_> {
                 self.evict(&file)?;
             }
             let url = format!("http://{}/{name}", nginx.address());
-            let (outcome, used) = nginx.measure(|| self.load(plan, &url, next(&nginx_rounds)))?;
-            finish(plan, outcome, used, heads[1])
+            let (answered, used) = nginx.measure(|| self.load(plan, &url, next(&nginx_rounds), &nginx))?;
+            finish(plan, answered, used, heads[1])
         };
         let turns = Turns {
             title: &plan.name,
@@ -269,17 +293,44 @@ impl Bench<'_> {
         cold::evict(&files)
     }
 
-    fn load(&self, plan: &Plan, url: &str, seed: u32) -> anyhow::Result<Outcome> {
+    /// What wrk counted, and the CPU seconds that it took for that.
+    fn load(&self, plan: &Plan, url: &str, seed: u32, server: &Peer) -> anyhow::Result<(Outcome, f64)> {
         let script = self.scratch.path().join("load.lua");
         fs::write(&script, plan.load.script(seed)).with_context(|| script.display().to_string())?;
         let round = self.options.common.runtime().unwrap_or(limits::WRK_ROUND);
         let mut command: Command = plan.load.command(Path::new(WRK.name), &script, url, round);
-        let ended = usage::run(&mut command)?;
-        Outcome::parse(&String::from_utf8_lossy(&ended.stdout))
+        let half = Duration::from_secs(wrk::whole_seconds(round)) / 2;
+        let over = AtomicBool::new(false);
+        let (ended, open) = std::thread::scope(|scope| {
+            let looker = scope.spawn(|| {
+                let start = Instant::now();
+                while start.elapsed() < half && !over.load(Ordering::Acquire) {
+                    std::thread::sleep(limits::POLL);
+                }
+                usage::sockets(server.pid())
+            });
+            let ended = usage::run(&mut command);
+            over.store(true, Ordering::Release);
+            (ended, looker.join())
+        });
+        let (ended, open) = (ended?, open.map_err(|_| anyhow!("the thread that counts connections panicked"))?);
+        // A server that lets some wait outside is measured with the others alone, whatever wrk was told.
+        let wanted = plan.load.connections;
+        ensure!(
+            open >= wanted as usize,
+            "in the middle of the round the server had {open} sockets open, not {wanted} connections"
+        );
+        let outcome = Outcome::parse(&String::from_utf8_lossy(&ended.stdout))?;
+        Ok((outcome, ended.usage.cpu_seconds))
     }
 }
 
-fn finish(plan: &Plan, outcome: Outcome, used: usage::Usage, head_bytes: u64) -> anyhow::Result<Run> {
+fn finish(
+    plan: &Plan,
+    (outcome, client_cpu_seconds): (Outcome, f64),
+    used: usage::Usage,
+    head_bytes: u64,
+) -> anyhow::Result<Run> {
     outcome.check(&plan.load, head_bytes)?;
     // With large objects and many connections a short round may end before any answer does.
     let latency = (outcome.requests > 0).then(|| outcome.latency_ns());
@@ -292,6 +343,8 @@ fn finish(plan: &Plan, outcome: Outcome, used: usage::Usage, head_bytes: u64) ->
         peak_rss_bytes: used.peak_rss_bytes,
         cdf: latency.as_ref().map(|latency| latency.iter().map(|&(quantile, ns)| (ns, quantile)).collect()),
         clat_ns: latency,
+        client_cpu_seconds: Some(client_cpu_seconds),
+        disk_busy: None,
     })
 }
 

@@ -17,6 +17,8 @@ use crate::limits;
 pub enum Reading {
     /// sendfile from the page cache, the usual way.
     Sendfile,
+    /// The same, by a pool of threads: a cold page stops no other client.
+    Threads,
     /// Past the page cache with a pool of threads: what is recommended for sets larger than memory.
     Direct,
 }
@@ -25,6 +27,7 @@ impl Reading {
     pub fn name(self) -> &'static str {
         match self {
             Reading::Sendfile => "nginx sendfile",
+            Reading::Threads => "nginx sendfile, aio threads",
             Reading::Direct => "nginx aio threads, directio",
         }
     }
@@ -79,9 +82,12 @@ http {{
   open_file_cache max=1000 inactive=300s; open_file_cache_valid 300s;
 "
     );
-    if reading == Reading::Direct {
-        text.push_str("  aio threads; directio 512k; output_buffers 2 512k;\n");
-    }
+    text.push_str(match reading {
+        Reading::Sendfile => "",
+        Reading::Threads => "  aio threads;\n",
+        // Smaller files are served from the page cache, by a thread: what is hot should be.
+        Reading::Direct => "  aio threads; directio 2m; output_buffers 2 512k;\n",
+    });
     let _ = write!(text, "  server {{ listen 127.0.0.1:{port} backlog=4096; root \"{}\"; }}\n}}\n", root.display());
     text
 }
@@ -98,7 +104,7 @@ mod tests {
             .filter(|line| !of(Reading::Sendfile).lines().any(|other| other == *line))
             .map(str::to_owned)
             .collect();
-        assert_eq!(added, ["  aio threads; directio 512k; output_buffers 2 512k;"]);
+        assert_eq!(added, ["  aio threads; directio 2m; output_buffers 2 512k;"]);
         assert!(of(Reading::Sendfile).contains("root \"/srv/x\";"));
     }
 }

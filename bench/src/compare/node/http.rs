@@ -7,6 +7,8 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, bail, ensure};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use sha2::{Digest, Sha256};
 
 use crate::limits;
@@ -120,6 +122,29 @@ impl Response {
         }
     }
 
+    /// Lets the body arrive without looking at it, and tells how many bytes came, until the answer ends or `each` says
+    /// false; 0 is a silence, as in [`Response::follow`]. The kernel drops the bytes where they lie (tcp(7), `MSG_TRUNC`):
+    /// a client that copies them takes processors that the server beside it lacks.
+    pub fn discard(self, mut each: impl FnMut(usize) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+        self.body.get_ref().set_read_timeout(Some(limits::POLL))?;
+        if !self.body.buffer().is_empty() && !each(self.body.buffer().len())? {
+            return Ok(());
+        }
+        let mut room = vec![0; limits::HTTP_DISCARD];
+        loop {
+            let arrived = match recv(self.body.get_ref(), &mut room[..], RecvFlags::TRUNC) {
+                Ok((_, 0)) => return Ok(()),
+                Ok((_, arrived)) => arrived,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN | Errno::TIMEDOUT) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            if !each(arrived)? {
+                return Ok(());
+            }
+        }
+    }
+
     fn complete(&self, read: u64) -> anyhow::Result<()> {
         match self.length {
             Some(length) if length != read => bail!("the answer announced {length} bytes and ended after {read}"),
@@ -185,6 +210,29 @@ mod tests {
         let addr = answering(b"HTTP/1.1 507 Insufficient Storage\r\n\r\nno room");
         let error = request(addr, "GET", "/", &[], None).unwrap().expect(200).err().unwrap().to_string();
         assert_eq!(error, "answered 507 where 200 was expected: no room");
+    }
+
+    #[test]
+    fn every_byte_that_is_discarded_is_counted_and_a_silence_is_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]);
+            // Some of the body comes with the head, the rest after a silence.
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nabc").unwrap();
+            thread::sleep(limits::POLL * 3);
+            stream.write_all(&vec![7; 3 << 20]).unwrap();
+        });
+        let (mut bytes, mut silences) = (0, 0);
+        let counted = request(addr, "GET", "/", &[], None).unwrap().discard(|arrived| {
+            bytes += arrived;
+            silences += usize::from(arrived == 0);
+            Ok(true)
+        });
+        counted.unwrap();
+        assert_eq!(bytes, 3 + (3 << 20));
+        assert!(silences > 0);
     }
 
     #[test]

@@ -100,6 +100,10 @@ impl Node {
         self.addr
     }
 
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
     /// Does `work` and gives what the node used meanwhile, with its result.
     pub fn measure<T>(&self, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, Usage)> {
         self.peer.measure(work)
