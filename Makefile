@@ -31,6 +31,7 @@ test-large:
 	REELRING_SHUTDOWNS=200 cargo test --locked -p reelring-storage --test shutdown -- --nocapture
 	REELRING_KILLS=1000 cargo test --locked -p reelring-storage --test crash -- --nocapture
 	REELRING_DROPS=10000 cargo test --locked --test node -- --nocapture dropped
+	REELRING_UPLOAD_CUTS=500 cargo test --locked --test node -- --nocapture uploads::clients
 	cargo test --locked --test node -- --ignored --nocapture large
 
 bench:

@@ -145,6 +145,36 @@ install_fio_plot() {
     fi
 }
 
+# Two clients for resumable uploads, for the tests that cut them off, each in a folder of its own.
+tus_js_version=4.3.1
+install_tus_js() {
+    local folder=$tools/tus
+    [ ! -f "$folder/node_modules/tus-js-client/package.json" ] || return 0
+    say "npm install tus-js-client@$tus_js_version under $folder"
+    mkdir -p "$folder"
+    if ! npm install --loglevel=error --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --prefix "$folder" \
+        "tus-js-client@$tus_js_version" </dev/null >"$tools/npm.log" 2>&1; then
+        tail -n 20 "$tools/npm.log" >&2
+        rm -rf "$folder"
+        fail "npm could not install tus-js-client"
+    fi
+}
+
+tuspy_version=1.1.0
+install_tuspy() {
+    local folder=$tools/tuspy
+    [ ! -f "$folder/installed" ] || return 0
+    python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
+    say "pip install tuspy==$tuspy_version under $folder"
+    rm -rf "$folder"
+    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check \
+        "tuspy==$tuspy_version" && touch "$folder/installed"; } </dev/null >"$tools/pip.log" 2>&1; then
+        tail -n 20 "$tools/pip.log" >&2
+        rm -rf "$folder"
+        fail "pip could not install tuspy"
+    fi
+}
+
 check_rust
 mkdir -p "$tools"
 if ! have apt-get || ! have dpkg-query; then
@@ -178,6 +208,10 @@ if [ "$purpose" = bench ] || [ "$purpose" = test ]; then
     have wrk || install wrk
     have aria2c || install aria2
 fi
-[ "$purpose" != test ] || install_fio_plot
+if [ "$purpose" = test ]; then
+    install_fio_plot
+    install_tus_js
+    install_tuspy
+fi
 [ "$purpose" = bench ] || fetch_hls
 say "everything needed for '$purpose' is here"

@@ -27,4 +27,5 @@ mod seccomp;
 mod semantics;
 mod shutdown;
 mod transcode;
+mod uploads;
 mod volumes;

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod browser;
+pub mod gate;
 pub mod media;
 pub mod nginx;
 pub mod node;

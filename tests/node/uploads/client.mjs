@@ -6,13 +6,14 @@ import { readFileSync } from 'node:fs'
 const [module, endpoint, file, key, parallel, protocol] = process.argv.slice(2)
 const tus = createRequire(module + '/')('tus-js-client')
 const seen = new Set()
+let restarts = 100
 
 const upload = new tus.Upload(readFileSync(file), {
   endpoint,
   protocol,
   parallelUploads: Number(parallel),
-  // Without an end: it is the test that decides when it has had enough.
-  retryDelays: Array(5000).fill(40),
+  // Enough for the test's patience, and not for ever: what progress there is begins the count anew.
+  retryDelays: Array(600).fill(40),
   metadata: { key, filetype: 'video/mp4' },
   chunkSize: protocol === 'tus-v1' ? Infinity : 700_001,
   uploadDataDuringCreation: key.includes('during'),
@@ -28,6 +29,12 @@ const upload = new tus.Upload(readFileSync(file), {
     }
   },
   onError(error) {
+    // The request that joins parts is not repeated by itself when its connection breaks (a plain error, without the
+    // request): an application starts the upload again, which goes on with the parts there are.
+    if (!error.originalRequest && restarts-- > 0) {
+      setTimeout(() => upload.start(), 40)
+      return
+    }
     console.error(String(error))
     process.exit(1)
   },

@@ -21,7 +21,7 @@ class Told(Uploader):
 
 
 def begin():
-    while True:
+    for attempt in range(600):
         uploader = Told(
             file_path=path,
             client=client.TusClient(endpoint),
@@ -36,6 +36,7 @@ def begin():
             return uploader
         except TusCommunicationError:
             time.sleep(0.04)
+    sys.exit("the upload could not be begun")
 
 
 uploader = begin()
