@@ -27,8 +27,6 @@ pub const HTTP_LINGER: Duration = Duration::from_secs(10);
 pub const HTTP_LINGER_PAUSE: Duration = Duration::from_millis(500);
 /// Longest time a client may take nothing of an answer; a player asks again for the rest.
 pub const HTTP_SEND_STALL: Duration = Duration::from_secs(30);
-/// From this length on an answer's bytes are sent from the file; shorter ones are copied (docs/design/zero-copy.md).
-pub const ZERO_COPY_BYTES_MIN: u64 = 32 * KIB as u64;
 /// How long pages that were found in memory are taken to be there.
 pub const RESIDENT_FOR: Duration = Duration::from_millis(5);
 /// Bytes of one `sendfile`, and of those in a row before others have a turn.

@@ -30,7 +30,6 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use reelring_storage::{BlobReader, Chunk, FileRegion};
 
 use super::metrics::SentBytes;
-use crate::limits;
 
 /// How stored bytes leave on a connection, shared by its stream and its requests, in whose extensions it travels.
 #[derive(Clone)]
@@ -60,9 +59,9 @@ impl Outgoing {
         Self(Arc::new(Way { files: None, sent }))
     }
 
-    /// The part of `blob` as a body, if it can be sent from the file and is worth it.
+    /// The part of `blob` as a body, if it can be sent from the file.
     pub(super) fn body(&self, blob: &BlobReader, part: &Range<u64>) -> Option<Body> {
-        if self.0.files.is_none() || part.end - part.start < limits::ZERO_COPY_BYTES_MIN {
+        if self.0.files.is_none() || part.is_empty() {
             return None;
         }
         Some(Body::new(RegionBody { outgoing: self.clone(), region: Some(blob.region(part.clone())?) }))
