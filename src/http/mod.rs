@@ -14,6 +14,8 @@ mod digest;
 mod disposition;
 mod events;
 mod following;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod index;
 mod jobs;

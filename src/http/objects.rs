@@ -316,7 +316,7 @@ pub(super) async fn list(
 }
 
 /// The key in the address. Taken from the raw path: a key is bytes, and no router should tidy it up.
-fn key_of(uri: &Uri) -> Result<Key, Problem> {
+pub(super) fn key_of(uri: &Uri) -> Result<Key, Problem> {
     let raw = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| {
         Problem::bad_request("invalid-key", format!("the key {raw:?} is not UTF-8; percent-encode UTF-8 bytes"))

@@ -2,7 +2,7 @@
 # Installs the system packages Reelring needs on Debian 12 or Ubuntu 24.04, and nothing that is there already.
 #
 #   setup.sh demo    what building and `make demo` need
-#   setup.sh test    also a browser and npm, for the test that plays a video, and the programs that `bench` needs
+#   setup.sh test    also a browser, a player and npm, for the tests that play a video, clients to read with, and the programs that `bench` needs
 #   setup.sh bench   also fio, wrk and aria2, to compare with
 #
 # A second run finds everything installed: it needs neither root nor a network.
@@ -188,6 +188,10 @@ install "${packages[@]}"
 unpack_nginx
 
 if [ "$purpose" = test ]; then
+    # Clients that read from a node as people's do.
+    have wget || install wget
+    have mpv || install mpv
+    have rclone || install rclone
     # The file systems that are shut down under the store; they lie in images and need no disk of their own.
     [ -x /usr/sbin/mkfs.ext4 ] || have mkfs.ext4 || install e2fsprogs
     [ -x /usr/sbin/mkfs.xfs ] || have mkfs.xfs || install xfsprogs

@@ -12,6 +12,7 @@ mod mounted;
 
 mod bad_input;
 mod browser;
+mod clients;
 mod dropped;
 mod durability;
 mod fetch_restart;
@@ -29,3 +30,4 @@ mod shutdown;
 mod transcode;
 mod uploads;
 mod volumes;
+mod wire;

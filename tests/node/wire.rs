@@ -1,0 +1,337 @@
+//! HTTP/1.1 as bytes on a connection: requests sent ahead, half-closed sockets, messages that two readers could read in two
+//! ways, bounds of the head; and noise for as long as `REELRING_FUZZ_SECONDS` says, which must cost neither the node's life
+//! nor its memory.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::support::node::Node;
+use crate::support::process::rss;
+use crate::support::{Noise, raw, scratch};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// A connection, and the answers that come on it one by one.
+struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+/// One answer; its head in small letters.
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Client {
+    fn connect(node: SocketAddr) -> Client {
+        let stream = TcpStream::connect(node).expect("the node listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Client { stream: BufReader::new(stream) }
+    }
+
+    fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.get_mut().write_all(bytes.as_ref()).expect("the node takes it");
+    }
+
+    /// The next answer; `None` when the connection is at its end.
+    fn answer(&mut self, with_body: bool) -> Option<Answer> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.stream.read_line(&mut head).ok()? == 0 {
+                return None;
+            }
+        }
+        let head = head.to_lowercase();
+        let status = head.split(' ').nth(1)?.parse().expect("a status");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; if with_body { length.unwrap_or(0) } else { 0 }];
+        self.stream.read_exact(&mut body).ok()?;
+        Some(Answer { status, head, body })
+    }
+
+    fn expect(&mut self, with_body: bool) -> Answer {
+        self.answer(with_body).expect("an answer")
+    }
+}
+
+async fn start(label: &str) -> (tempfile::TempDir, Node) {
+    let folder = scratch(label);
+    let node = Node::start(&folder.path().join("data")).await;
+    (folder, node)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_sent_ahead_are_answered_in_their_order() {
+    let (_folder, node) = start("pipelining").await;
+    let body = Noise::bytes(81, 2_000_000);
+    assert_eq!(node.put("film", body.clone()).send().await.unwrap().status(), 201);
+    let mut client = Client::connect(node.addr());
+    let mut requests = String::new();
+    for n in 0..20 {
+        requests += &format!("GET /v1/objects/film HTTP/1.1\r\nHost: x\r\nRange: bytes={n}-{}\r\n\r\n", n + 100_000);
+        requests += "HEAD /v1/objects/film HTTP/1.1\r\nHost: x\r\n\r\n";
+        requests += "GET /v1/objects/none HTTP/1.1\r\nHost: x\r\n\r\n";
+        requests +=
+            "PUT /v1/objects/small HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+        requests += "GET /v1/objects/film HTTP/1.1\r\nHost: x\r\nRange: bytes=0-0,-1\r\n\r\n";
+    }
+    client.send(requests + "GET /v1/objects/film HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    for n in 0..20 {
+        let part = client.expect(true);
+        assert!(part.status == 206 && part.body == body[n..n + 100_001], "{n}: {}", part.head);
+        assert_eq!(client.expect(false).status, 200);
+        assert_eq!(client.expect(true).status, 404);
+        assert_eq!(client.expect(true).status, if n == 0 { 201 } else { 200 });
+        assert_eq!(client.expect(true).status, 206);
+    }
+    assert!(client.expect(true).body == body);
+    assert!(client.answer(true).is_none(), "closed, as asked");
+}
+
+/// `printf 'GET …' | nc -N` does this: the request is complete, and so is the client's side.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_closed_his_side_still_gets_his_answer() {
+    let (_folder, node) = start("half-closed").await;
+    let body = Noise::bytes(82, 20_000_000);
+    let mut client = Client::connect(node.addr());
+    client.send(format!("PUT /v1/objects/film HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()));
+    client.send(&body);
+    client.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.expect(true).status, 201);
+    assert!(client.answer(true).is_none(), "nothing more can come");
+
+    let mut client = Client::connect(node.addr());
+    client.send("GET /v1/objects/film HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    // Longer than any buffer on the way, and taken slowly.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(client.expect(true).body == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_announced_is_only_sent_for_when_it_is_wanted() {
+    let (_folder, node) = start("continue").await;
+    let mut client = Client::connect(node.addr());
+    let put = |condition: &str| {
+        format!("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n{condition}\r\n")
+    };
+    client.send(put(""));
+    assert_eq!(client.expect(false).status, 100);
+    client.send("hello");
+    assert_eq!(client.expect(true).status, 201);
+    // Refused before a byte of it was sent.
+    client.send(put("If-None-Match: *\r\n"));
+    assert_eq!(client.expect(true).status, 412);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_with_two_meanings_are_refused() {
+    let (_folder, node) = start("smuggling").await;
+    for (bad, expected) in [
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: x\r\nX\0: a\r\n\r\n", 400),
+        ("GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n", 400),
+        ("GET /health z HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("\u{16}\u{3}\u{1}\u{2}", 400),
+    ] {
+        // What stands behind it must never be taken for a request.
+        let (status, answer) =
+            raw::exchange(node.addr(), format!("{bad}GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        assert_eq!(status, expected, "{bad:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{bad:?}: {answer}");
+    }
+    // A length beside chunks does not count, and the connection is not used again.
+    let both = "PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    let (status, answer) =
+        raw::exchange(node.addr(), format!("{both}GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+    assert!((status == 201 || status == 400) && answer.matches("HTTP/1.1 ").count() == 1, "{answer}");
+    assert!(!answer.contains("smuggled"), "{answer}");
+    // The whole address in the request line is a way to say the same.
+    let absolute = format!("GET http://{}/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", node.addr());
+    assert_eq!(raw::exchange(node.addr(), absolute.as_bytes()).0, 200);
+    for method in ["TRACE", "CONNECT", "PROPFIND", "get"] {
+        let (status, answer) = raw::request(node.addr(), method, "/v1/objects/a", b"");
+        assert_eq!(status, 405, "{method}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_bounds() {
+    let (_folder, node) = start("heads").await;
+    let long = "y".repeat(70_000);
+    for (name, head, expected) in [
+        ("many headers", format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{}", "X: y\r\n".repeat(120)), 431),
+        ("one large header", format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {long}\r\n"), 431),
+        ("a long address", format!("GET /{long} HTTP/1.1\r\nHost: x\r\n"), 414),
+        ("a long query", format!("GET /v1/objects?prefix={long} HTTP/1.1\r\nHost: x\r\n"), 414),
+    ] {
+        let (status, answer) = raw::exchange(node.addr(), format!("{head}Connection: close\r\n\r\n").as_bytes());
+        assert_eq!(status, expected, "{name}: {answer}");
+    }
+    // One that never ends is answered at the bound; what still comes is thrown away, not kept.
+    let before = rss(node.pid());
+    let mut client = Client::connect(node.addr());
+    client.send("GET /healthz HTTP/1.1\r\nHost: x\r\nX: ");
+    (0..512).for_each(|_| client.send([b'y'; 64 << 10]));
+    assert_eq!(client.expect(true).status, 431);
+    let grown = rss(node.pid()).saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes for 32 MiB of a header");
+}
+
+/// Words that HTTP's own parsers and ours stumble over.
+const WORDS: &[&str] = &[
+    "bytes",
+    "=",
+    "-",
+    ",",
+    ";",
+    ":",
+    "0",
+    "1",
+    "9",
+    "18446744073709551615",
+    "18446744073709551616",
+    "\"",
+    "W/",
+    "*",
+    "%",
+    "%2e",
+    "%00",
+    "%ff",
+    "/",
+    "..",
+    "?",
+    "&",
+    "download",
+    "prefix",
+    "limit",
+    "sha-256",
+    "=:",
+    ":=",
+    "AAAA",
+    "\t",
+    "Sun, 06 Nov 1994 08:49:37 GMT",
+    "é",
+    "\u{7f}",
+    "\u{1}",
+    "a",
+    "film",
+    "text/html",
+    "video/mp4",
+    "q=0.5",
+    "null",
+    "https://",
+    "localhost",
+    "\r\n",
+    "\0",
+];
+
+fn noise(random: &mut StdRng, longest: usize) -> String {
+    (0..random.random_range(0..longest)).map(|_| WORDS[random.random_range(0..WORDS.len())]).collect()
+}
+
+/// A request that is nearly one.
+fn request(random: &mut StdRng) -> Vec<u8> {
+    const NAMES: &[&str] = &[
+        "Range",
+        "If-Range",
+        "If-Match",
+        "If-None-Match",
+        "If-Modified-Since",
+        "If-Unmodified-Since",
+        "Repr-Digest",
+        "Content-Digest",
+        "Want-Repr-Digest",
+        "Content-MD5",
+        "Content-Type",
+        "Accept",
+        "Origin",
+        "Access-Control-Request-Method",
+        "Expect",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+        "Host",
+        "Upload-Metadata",
+        "Upload-Offset",
+    ];
+    let method = ["GET", "GET", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "POST"][random.random_range(0..9)];
+    let path = ["/v1/objects/film", "/v1/objects/", "/v1/objects", "/v1/uploads", "/"][random.random_range(0..5)];
+    let mut text = format!("{method} {path}");
+    if random.random_ratio(1, 3) {
+        text += &noise(random, 6).replace([' ', '\r', '\n'], "");
+    }
+    text += " HTTP/1.1\r\nHost: 127.0.0.1\r\n";
+    for _ in 0..random.random_range(0..5) {
+        let name = NAMES[random.random_range(0..NAMES.len())];
+        let value = noise(random, 12);
+        // Most reach our own parsers, the others hyper's.
+        let value =
+            if random.random_ratio(9, 10) { value.replace(['\r', '\n', '\0', '\u{1}', '\u{7f}'], "") } else { value };
+        text += &format!("{name}: {value}\r\n");
+    }
+    text += "\r\n";
+    let mut bytes = text.into_bytes();
+    if random.random_ratio(1, 8) {
+        for _ in 0..random.random_range(1..10) {
+            let at = random.random_range(0..bytes.len());
+            bytes[at] = random.random();
+        }
+    }
+    bytes
+}
+
+/// Sends requests until `end`; how many.
+fn pester(node: SocketAddr, seed: u64, end: Instant) -> u64 {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut sent = 0;
+    while Instant::now() < end {
+        let Ok(mut stream) = TcpStream::connect(node) else { continue };
+        stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        for _ in 0..random.random_range(1..20) {
+            sent += 1;
+            if stream.write_all(&request(&mut random)).is_err() {
+                break;
+            }
+            let mut answer = [0; 16 << 10];
+            // What it answers is not looked at: that it goes on answering others is.
+            let _ = stream.read(&mut answer);
+        }
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_fuzz_costs_neither_life_nor_memory() {
+    let seconds = std::env::var("REELRING_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    let seed: u64 =
+        std::env::var("REELRING_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
+    let (_folder, mut node) = start("noise").await;
+    let body = Noise::bytes(83, 100_000);
+    assert_eq!(node.put("kept", body.clone()).send().await.unwrap().status(), 201);
+    let mut sizes = Vec::new();
+    // The first round fills pools and caches, the last must not be larger.
+    for round in 0..4u64 {
+        let end = Instant::now() + Duration::from_millis(seconds * 250);
+        let (addr, first) = (node.addr(), seed.wrapping_add(round * 2));
+        let threads = [0, 1].map(|n| std::thread::spawn(move || pester(addr, first.wrapping_add(n), end)));
+        let sent: u64 = threads.map(|thread| thread.join().expect("no panic here")).iter().sum();
+        sizes.push(rss(node.pid()));
+        eprintln!("seed {seed}, round {round}: {sent} requests, {} MiB", sizes.last().unwrap() >> 20);
+    }
+    assert!(node.running(), "seed {seed}: {}", node.log());
+    assert!(!node.log().contains("panicked"), "seed {seed}: {}", node.log());
+    assert!(node.object("kept").send().await.unwrap().bytes().await.unwrap() == body, "seed {seed}");
+    let (first, last) = (sizes[0], sizes[3]);
+    assert!(last < first + (48 << 20), "seed {seed}: memory grew from {first} to {last} bytes");
+}
