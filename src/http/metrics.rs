@@ -122,6 +122,18 @@ pub(super) async fn scrape(State(node): State<Arc<Node>>) -> Result<Response, Pr
     for (state, count) in node.jobs().count_by_state().await? {
         let _ = writeln!(text, "reelring_jobs{{state=\"{state}\"}} {count}");
     }
+    let uploads = node.uploads().figures().await?;
+    gauge(&mut text, "reelring_uploads_open", "Resumable uploads begun and not finished", uploads.open);
+    counter_head(&mut text, "reelring_uploads", "Resumable uploads and their requests, by what became of them");
+    for (event, count) in [
+        ("completed", uploads.completed),
+        ("expired", uploads.expired),
+        ("cut", uploads.cut),
+        ("pre-empted", uploads.preempted),
+        ("mismatched", uploads.mismatched),
+    ] {
+        let _ = writeln!(text, "reelring_uploads_total{{event=\"{event}\"}} {count}");
+    }
     // Ends with the `# EOF` line, so it comes last.
     encode(&mut text, &node.http_metrics().registry)
         .map_err(|error| Problem::unavailable("metrics", format!("the metrics cannot be written: {error}"), 5))?;

@@ -17,9 +17,9 @@
 //! Cancel: the task does not notice that its caller has gone, only that no more pieces come.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use reelring_storage::{BlobWriter, Error as StorageError, Key};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -167,6 +167,13 @@ impl Inner {
             Some(writer) => writer,
             None => self.take_up(&record).await?,
         };
+        if writer.len() < durable {
+            // What was told is not there: the disk lost what it had synced.
+            tracing::error!(upload = %id, told = durable, found = writer.len(), "an unfinished upload became shorter");
+            drop(writer);
+            self.give_up(&record).await?;
+            return Err(UploadError::Gone(id));
+        }
         if writer.len() > durable {
             // The journal knew of more than was ever told.
             let expected = writer.len();
@@ -195,6 +202,17 @@ impl Inner {
             saved_at: Instant::now(),
         };
         let (outcome, writer) = run.run(feed).await;
+        let counts = &self.counts;
+        let count = match &outcome {
+            Ok(appended) if appended.record.state == State::Done => Some(&counts.completed),
+            Err(UploadError::Cut { .. }) => Some(&counts.cut),
+            Err(UploadError::Preempted(..)) => Some(&counts.preempted),
+            Err(UploadError::Checksum { .. }) => Some(&counts.mismatched),
+            _ => None,
+        };
+        if let Some(count) = count {
+            count.fetch_add(1, Relaxed);
+        }
         if let Some(writer) = writer {
             *slot = Some(writer);
             self.desk.idle(id);
@@ -301,14 +319,12 @@ impl Run<'_> {
             }
             End::Whole(_) if self.is_whole() => self.complete().await,
             End::Whole(_) => {
-                let saved = self.save().await;
-                match saved {
-                    Ok(()) => {
-                        let appended = self.appended().await;
-                        (appended, Some(self.writer))
-                    }
-                    Err(error) => (Err(error.into()), None),
+                if let Err(error) = self.save().await {
+                    return (Err(error.into()), None);
                 }
+                self.put_off().await;
+                let appended = Appended { record: self.record, offset: self.durable, created: None };
+                (Ok(appended), Some(self.writer))
             }
             End::Preempted if !self.turn.keeps() => {
                 let preempted = UploadError::Preempted(id, offset);
@@ -321,7 +337,10 @@ impl Run<'_> {
             }
             End::Cut | End::Draining | End::Preempted if self.is_whole() => self.complete().await,
             End::Cut | End::Draining | End::Preempted | End::TooLong(_) => match self.save().await {
-                Ok(()) => (Err(self.why(&end)), Some(self.writer)),
+                Ok(()) => {
+                    self.put_off().await;
+                    (Err(self.why(&end)), Some(self.writer))
+                }
                 Err(error) => (Err(error.into()), None),
             },
         }
@@ -446,17 +465,18 @@ impl Run<'_> {
         }
     }
 
-    /// The bytes are durable and there will be more.
-    async fn appended(&mut self) -> Result<Appended> {
-        let record = &mut self.record;
-        // Not at every request: it is a commit.
-        let late = self.inner.expires();
-        let gained = late.duration_since(record.expires_at);
-        if gained > (self.inner.expiry / 16).try_into().unwrap_or_default() && record.expires_at > Timestamp::now() {
-            self.inner.table.put_off(record.id, late).await?;
-            record.expires_at = late;
+    /// The upload was touched: it lives on. Not noted at every request, for it is a commit.
+    async fn put_off(&mut self) {
+        let (inner, record) = (self.inner, &mut self.record);
+        let late = inner.expires();
+        let gained = late.duration_since(record.expires_at).as_secs();
+        if gained < 0 || (gained as u64) < inner.expiry.as_secs() / 16 {
+            return;
         }
-        Ok(Appended { record: self.record.clone(), offset: self.durable, created: None })
+        match inner.table.put_off(record.id, late).await {
+            Ok(()) => record.expires_at = late,
+            Err(error) => tracing::warn!(upload = %record.id, %error, "an upload will expire although it was touched"),
+        }
     }
 
     /// All bytes are there: the object appears, or the part waits for its like.

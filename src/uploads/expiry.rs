@@ -3,6 +3,7 @@
 //! An append under way is never swept. One task, which ends when the node drains; what it has begun it finishes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,10 +38,15 @@ impl Inner {
                 tracing::info!(upload = %record.id, key = ?record.key, "an unfinished upload has expired");
                 drop(slot.take());
                 self.give_up(&record).await?;
+                self.counts.expired.fetch_add(1, Relaxed);
             }
         }
-        for record in self.table.outlived(now).await? {
-            self.forget(&record).await?;
+        while !self.closing.is_cancelled() {
+            let outlived = self.table.outlived(now).await?;
+            if outlived.is_empty() {
+                break;
+            }
+            self.forget(&outlived).await?;
         }
         Ok(())
     }

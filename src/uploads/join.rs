@@ -7,6 +7,7 @@
 //! Cancel: a join runs to its end in a task of its own, whatever becomes of its client. A drain ends it, and nothing stays.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use futures_util::{StreamExt, pin_mut};
 use reelring_storage::{BlobId, BlobMeta, BlobWriter, Error as StorageError};
@@ -80,6 +81,7 @@ impl Inner {
             condition: asked.condition,
             parts: parts.clone(),
             etag: Some(sealed.blake3),
+            exclusive: false,
             expires_at: self.expires(),
         };
         let row = record.clone();
@@ -101,6 +103,7 @@ impl Inner {
                 Ok(blobs)
             })
             .await?;
+        self.counts.completed.fetch_add(1, Relaxed);
         Ok(Status { record, offset: length })
     }
 

@@ -32,6 +32,8 @@ pub use record::{Condition, Kind, Record, State, UploadId};
 pub use table::MIGRATION;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -55,9 +57,32 @@ struct Inner {
     table: Table,
     desk: Desk,
     expiry: Duration,
+    counts: Counts,
     /// Appends and joins under way.
     tasks: TaskTracker,
     closing: CancellationToken,
+}
+
+#[derive(Default)]
+struct Counts {
+    completed: AtomicU64,
+    expired: AtomicU64,
+    cut: AtomicU64,
+    preempted: AtomicU64,
+    mismatched: AtomicU64,
+}
+
+/// For the metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    pub open: u64,
+    /// Objects and parts.
+    pub completed: u64,
+    pub expired: u64,
+    /// Appends that broke off, were taken over, had other bytes than their checksum said.
+    pub cut: u64,
+    pub preempted: u64,
+    pub mismatched: u64,
 }
 
 /// A new upload, as its client asks for it.
@@ -72,6 +97,8 @@ pub struct Creation {
     /// `None` while the client does not know it.
     pub length: Option<u64>,
     pub condition: Condition,
+    /// Whoever asks how far it is means to go on: an append that is under way then ends.
+    pub exclusive: bool,
 }
 
 /// What a client is told of an upload.
@@ -130,7 +157,8 @@ impl Uploads {
     pub fn open(store: Store, expiry: Duration, closing: CancellationToken) -> Uploads {
         let table = Table::new(store.catalog().clone());
         let (desk, tasks) = (Desk::default(), TaskTracker::new());
-        Uploads { inner: Arc::new(Inner { store, table, desk, expiry, tasks, closing }) }
+        let counts = Counts::default();
+        Uploads { inner: Arc::new(Inner { store, table, desk, expiry, counts, tasks, closing }) }
     }
 
     /// Starts the sweeper. Called once.
@@ -173,6 +201,7 @@ impl Uploads {
             condition: asked.condition,
             parts: Vec::new(),
             etag: None,
+            exclusive: asked.exclusive,
             expires_at: self.inner.expires(),
         };
         let meta = BlobMeta {
@@ -200,19 +229,29 @@ impl Uploads {
         Ok(Status { record, offset: 0 })
     }
 
-    /// How far an upload is. Waits for nobody who appends, but for an append that is just ending.
+    /// How far an upload is. Waits for nobody who appends, but for an append that is just ending; an upload that is
+    /// exclusive tells running ones to end, and to keep what came, so that the offset is good for the next.
     pub async fn status(&self, id: UploadId) -> Result<Status> {
-        self.inner.status(id).await
-    }
-
-    /// As `status`, after an append that is under way was told to end: the offset is then good for the next one.
-    pub async fn settle(&self, id: UploadId) -> Result<Status> {
         let record = self.inner.record(id).await?;
-        if record.state == State::Open {
+        if record.state == State::Open && record.exclusive {
             let turn = self.inner.desk.entry(id).begin_keeping();
             drop(turn.slot().await);
         }
         self.inner.status(id).await
+    }
+
+    /// How many are open, and what has become of others since the node started.
+    pub async fn figures(&self) -> Result<Figures, StorageError> {
+        let counts = &self.inner.counts;
+        let of = |count: &AtomicU64| count.load(Relaxed);
+        Ok(Figures {
+            open: self.inner.table.count_open().await?,
+            completed: of(&counts.completed),
+            expired: of(&counts.expired),
+            cut: of(&counts.cut),
+            preempted: of(&counts.preempted),
+            mismatched: of(&counts.mismatched),
+        })
     }
 
     /// Gives an upload up. Of a complete one only the record goes: the object stays.
@@ -302,7 +341,7 @@ impl Inner {
                 return self.give_up(&record).await;
             }
         }
-        self.forget(&record).await
+        self.forget(&[record]).await
     }
 
     /// Removes what there is of an open upload, whose slot the caller holds or nobody can.
@@ -316,17 +355,20 @@ impl Inner {
         Ok(())
     }
 
-    /// Forgets an upload that is over; a part that was not joined goes with its bytes.
-    async fn forget(&self, record: &Record) -> Result<()> {
-        let (id, blob) = (record.id, record.blob);
-        let with_blob = record.kind == Kind::Part && record.state == State::Done;
+    /// Forgets uploads that are over; a part that was not joined goes with its bytes.
+    async fn forget(&self, records: &[Record]) -> Result<()> {
+        let ids: Vec<UploadId> = records.iter().map(|record| record.id).collect();
+        let parts = records.iter().filter(|record| record.kind == Kind::Part && record.state == State::Done);
+        let blobs: Vec<BlobId> = parts.map(|part| part.blob).collect();
+        for id in &ids {
+            self.desk.remove(*id);
+        }
         self.store
             .remove(move |tx| {
-                table::delete(tx, id)?;
-                Ok(((), if with_blob { vec![blob] } else { Vec::new() }))
+                ids.iter().try_for_each(|id| table::delete(tx, *id))?;
+                Ok(((), blobs))
             })
             .await?;
-        self.desk.remove(id);
         Ok(())
     }
 

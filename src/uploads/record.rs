@@ -71,6 +71,9 @@ pub struct Record {
     pub parts: Vec<UploadId>,
     /// BLAKE3 of the object, once there is one.
     pub etag: Option<[u8; 32]>,
+    /// Who asks how far it is ends an append that is under way.
+    #[serde(default)]
+    pub exclusive: bool,
     pub expires_at: Timestamp,
 }
 

@@ -40,9 +40,8 @@ impl Table {
     pub async fn add(&self, record: Record) -> Result<Added, Error> {
         self.catalog
             .write(move |tx| {
-                let open: i64 =
-                    tx.query_row("SELECT count(*) FROM uploads WHERE state = 'open'", [], |row| row.get(0))?;
-                if open >= limits::UPLOADS_OPEN as i64 {
+                let open = count_open(tx)?;
+                if open >= limits::UPLOADS_OPEN as u64 {
                     return Ok(Added::Full(open as usize));
                 }
                 insert(tx, &record)?;
@@ -59,6 +58,10 @@ impl Table {
     pub async fn partials(&self) -> Result<Vec<BlobId>, Error> {
         let open = |db: &Connection| many(db, "SELECT record FROM uploads WHERE state = 'open'", params![]);
         Ok(self.catalog.read(open).await?.into_iter().map(|record| record.blob).collect())
+    }
+
+    pub async fn count_open(&self) -> Result<u64, Error> {
+        self.catalog.read(count_open).await
     }
 
     /// The upload that was joined of exactly these parts, if there is one.
@@ -124,6 +127,11 @@ impl Table {
             })
             .await
     }
+}
+
+fn count_open(db: &Connection) -> Result<u64, Error> {
+    let count: i64 = db.query_row("SELECT count(*) FROM uploads WHERE state = 'open'", [], |row| row.get(0))?;
+    Ok(count as u64)
 }
 
 pub(super) fn insert(tx: &Transaction<'_>, record: &Record) -> Result<(), Error> {

@@ -105,7 +105,7 @@ fn name(name: &'static str) -> HeaderName {
     HeaderName::from_static(name)
 }
 
-pub(super) fn problem(error: UploadError) -> Problem {
+pub(super) fn problem(dialect: Dialect, error: UploadError) -> Problem {
     let detail = error.to_string();
     match error {
         UploadError::Unknown(_) => Problem::not_found(detail),
@@ -122,10 +122,10 @@ pub(super) fn problem(error: UploadError) -> Problem {
         UploadError::Complete(_) => Problem::new(StatusCode::FORBIDDEN, "upload-complete", detail),
         UploadError::Preempted(..) => Problem::conflict("upload-pre-empted", detail),
         UploadError::Cut { .. } => Problem::bad_request("incomplete-body", detail),
-        UploadError::Checksum { .. } => {
-            let status = StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST);
-            Problem::new(status, "checksum-mismatch", detail)
-        }
+        UploadError::Checksum { .. } => match (dialect, StatusCode::from_u16(460)) {
+            (Dialect::Tus, Ok(status)) => Problem::new(status, "checksum-mismatch", detail),
+            _ => Problem::bad_request("digest-mismatch", detail),
+        },
         UploadError::Full { .. } => Problem::unavailable("uploads-full", detail, 60),
         UploadError::Join { .. } => Problem::bad_request("upload-parts", detail),
         UploadError::Draining { .. } => Problem::unavailable("draining", detail, 5),

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::answer;
 use super::checksum;
+use super::dialect::Dialect;
 use crate::http::problem::Problem;
 use crate::limits;
 use crate::node::Node;
@@ -23,11 +24,18 @@ enum Moved {
 }
 
 /// Appends a body. The socket is not read before the task has its turn.
-pub(super) async fn append(node: &Node, id: UploadId, ask: Append, body: Body) -> Result<Appended, Problem> {
+pub(super) async fn append(
+    node: &Node,
+    dialect: Dialect,
+    id: UploadId,
+    ask: Append,
+    body: Body,
+) -> Result<Appended, Problem> {
+    let problem = |error| answer::problem(dialect, error);
     let (sender, feed) = Feed::channel();
     let mut append = pin!(node.uploads().append(id, ask, feed));
     let moved = tokio::select! {
-        appended = &mut append => return appended.map_err(answer::problem),
+        appended = &mut append => return appended.map_err(problem),
         moved = pump(body, sender) => moved,
     };
     match (append.await, moved) {
@@ -35,7 +43,7 @@ pub(super) async fn append(node: &Node, id: UploadId, ask: Append, body: Body) -
         (Err(error @ UploadError::Cut { .. }), Moved::Stalled) => {
             Err(Problem::timeout(format!("no byte arrived for {} s: {error}", limits::HTTP_BODY_STALL.as_secs())))
         }
-        (appended, _) => appended.map_err(answer::problem),
+        (appended, _) => appended.map_err(problem),
     }
 }
 

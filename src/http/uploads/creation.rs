@@ -58,13 +58,14 @@ async fn create_tus(node: &Node, parts: &Parts, body: Body) -> Result<Response, 
         content_type: None,
         length,
         condition: condition(&parts.headers)?,
+        exclusive: false,
     };
     if let Concat::Final(ids) = concat {
         if length.is_some() || !body.is_end_stream() {
             let detail = "a final upload has the bytes of its parts: it takes neither Upload-Length nor a body";
             return Err(Problem::bad_request("upload-concat", detail));
         }
-        let status = node.uploads().join(asked, ids).await.map_err(answer::problem)?;
+        let status = node.uploads().join(asked, ids).await.map_err(|error| answer::problem(dialect, error))?;
         return Ok(created(dialect, &status));
     }
     if length.is_none() && !parts.headers.contains_key("upload-defer-length") {
@@ -77,10 +78,10 @@ async fn create_tus(node: &Node, parts: &Parts, body: Body) -> Result<Response, 
         return Err(Problem::unsupported("media-type", detail));
     }
     let ask = ask(dialect, parts, 0)?;
-    let mut status = node.uploads().create(asked).await.map_err(answer::problem)?;
+    let mut status = node.uploads().create(asked).await.map_err(|error| answer::problem(dialect, error))?;
     if with_bytes && status.record.state == State::Open {
         let id = status.record.id;
-        let appended = body::append(node, id, crate::uploads::Append { length: None, ..ask }, body);
+        let appended = body::append(node, dialect, id, crate::uploads::Append { length: None, ..ask }, body);
         // Whatever became of the bytes, there is an upload, and its client should know where.
         let appended = appended.await.map_err(|problem| at(problem, id))?;
         status = Status { record: appended.record, offset: appended.offset };
@@ -99,6 +100,11 @@ async fn create_draft(
     if let Some(encoding) = parts.headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
         let detail = format!("Content-Encoding {encoding:?} is not kept: send the object itself, decoded");
         return Err(Problem::unsupported("content-encoding", detail));
+    }
+    if parts.headers.contains_key("repr-digest") {
+        let detail = "Repr-Digest is not verified for an upload in pieces: send Content-Digest with each request, and compare \
+                      the ETag (BLAKE3) at the end; or PUT the object in one request";
+        return Err(Problem::bad_request("invalid-digest", detail));
     }
     let implied = ask.bytes.filter(|_| ask.completes);
     if let (Some(said), Some(implied)) = (ask.length, implied)
@@ -121,12 +127,14 @@ async fn create_draft(
         content_type,
         length: ask.length.or(implied),
         condition: condition(&parts.headers)?,
+        // The draft promises that an offset told will be accepted.
+        exclusive: true,
     };
     let with_bytes = has_bytes(parts, &body);
-    let status = node.uploads().create(asked).await.map_err(answer::problem)?;
+    let status = node.uploads().create(asked).await.map_err(|error| answer::problem(dialect, error))?;
     let id = status.record.id;
     if status.record.state == State::Open && (with_bytes || ask.completes) {
-        let appended = body::append(node, id, ask, body).await.map_err(|problem| at(problem, id))?;
+        let appended = body::append(node, dialect, id, ask, body).await.map_err(|problem| at(problem, id))?;
         let status = Status { record: appended.record.clone(), offset: appended.offset };
         if status.record.state == State::Open {
             return Ok(created(dialect, &status));

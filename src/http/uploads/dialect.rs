@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Method, header};
 
 use super::version_problem;
 use crate::http::problem::Problem;
+use crate::uploads::{Algorithm, Checksum};
 
 pub(super) const TUS_VERSION: &str = "1.0.0";
 pub(super) const TUS_TYPE: &str = "application/offset+octet-stream";
@@ -105,6 +106,29 @@ pub(super) fn media_type(parts: &Parts) -> Option<&str> {
     Some(value.split(';').next().unwrap_or_default().trim())
 }
 
+/// What the bytes of a draft's request must have: `Content-Digest`, of the algorithms known here.
+pub(super) fn content_digest(parts: &Parts) -> Result<Option<Checksum>, Problem> {
+    for value in parts.headers.get_all("content-digest") {
+        let invalid = || {
+            Problem::bad_request(
+                "invalid-digest",
+                format!("Content-Digest: {value:?} is no digest of the right length"),
+            )
+        };
+        for member in value.to_str().map_err(|_| invalid())?.split(',').map(str::trim) {
+            let (name, digest) = member.split_once('=').ok_or_else(invalid)?;
+            let algorithm = match name {
+                "sha-256" => Algorithm::Sha256,
+                "sha-512" => Algorithm::Sha512,
+                _ => continue,
+            };
+            let digest = digest.strip_prefix(':').and_then(|digest| digest.split_once(':')).ok_or_else(invalid)?.0;
+            return Checksum::of(algorithm, digest).ok_or_else(invalid).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// How many bytes the body has, if the request says so.
 pub(super) fn content_length(parts: &Parts) -> Option<u64> {
     if parts.headers.contains_key(header::TRANSFER_ENCODING) {
@@ -160,6 +184,20 @@ mod tests {
         for bad in ["", "-1", "+1", "1.5", "99999999999999999999", "0x10", "1 2"] {
             assert_eq!(read(tus, bad), None, "{bad}");
             assert_eq!(read(draft, bad), Some(None), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_first_digest_that_is_known_counts() {
+        fn read(value: &str) -> Result<Option<Checksum>, Problem> {
+            content_digest(&parts("PATCH", &[("content-digest", value)]))
+        }
+        let sha256 = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+        assert_eq!(read(sha256).unwrap().unwrap().algorithm, Algorithm::Sha256);
+        assert_eq!(read(&format!("md5=:AAAA:, {sha256}")).unwrap().unwrap().algorithm, Algorithm::Sha256);
+        assert_eq!(read("unknown=:AAAA:").unwrap(), None);
+        for bad in ["sha-256=:AAAA:", "sha-256=AAAA", "sha-256", "sha-512=:!:"] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

@@ -88,7 +88,7 @@ async fn on_upload(node: &Node, id: &str, request: Request, method: Method) -> R
         Err(error) => Err(Problem::not_found(format!("there is no upload {id:?}: {error}"))),
         Ok(id) => match parts.method {
             Method::PATCH => patch(node, dialect, id, &parts, body).await,
-            Method::DELETE => delete(node, id).await,
+            Method::DELETE => delete(node, dialect, id).await,
             _ => head(node, dialect, id).await,
         },
     };
@@ -96,12 +96,7 @@ async fn on_upload(node: &Node, id: &str, request: Request, method: Method) -> R
 }
 
 async fn head(node: &Node, dialect: Dialect, id: UploadId) -> Result<Response, Problem> {
-    // The draft promises that the offset will be accepted, so whoever still appends has to stop. In tus anybody may look.
-    let status = match dialect {
-        Dialect::Tus => node.uploads().status(id).await,
-        Dialect::Draft { .. } => node.uploads().settle(id).await,
-    };
-    let status = status.map_err(answer::problem)?;
+    let status = node.uploads().status(id).await.map_err(|error| answer::problem(dialect, error))?;
     let code = if dialect == Dialect::Tus { StatusCode::OK } else { StatusCode::NO_CONTENT };
     let mut response = code.into_response();
     let headers = response.headers_mut();
@@ -110,8 +105,8 @@ async fn head(node: &Node, dialect: Dialect, id: UploadId) -> Result<Response, P
     Ok(response)
 }
 
-async fn delete(node: &Node, id: UploadId) -> Result<Response, Problem> {
-    node.uploads().terminate(id).await.map_err(answer::problem)?;
+async fn delete(node: &Node, dialect: Dialect, id: UploadId) -> Result<Response, Problem> {
+    node.uploads().terminate(id).await.map_err(|error| answer::problem(dialect, error))?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -130,7 +125,7 @@ async fn patch(
         )
     })?;
     let ask = ask(dialect, parts, offset)?;
-    let appended = body::append(node, id, ask, body).await?;
+    let appended = body::append(node, dialect, id, ask, body).await?;
     let done = appended.record.state == UploadState::Done;
     let mut response = match (dialect, done) {
         (Dialect::Draft { .. }, true) => answer::stored(node, &appended).await?,
@@ -143,7 +138,10 @@ async fn patch(
 /// What the headers say about the bytes of a request.
 fn ask(dialect: Dialect, parts: &Parts, offset: u64) -> Result<Append, Problem> {
     let completes = dialect.completes(parts)?;
-    let checksum = parts.headers.get("upload-checksum").map(checksum).transpose()?;
+    let checksum = match dialect {
+        Dialect::Tus => parts.headers.get("upload-checksum").map(checksum).transpose()?,
+        Dialect::Draft { .. } => dialect::content_digest(parts)?,
+    };
     let trailer = parts.headers.get_all(header::TRAILER);
     let checksum_follows = trailer.iter().any(|names| {
         let names = names.to_str().unwrap_or_default();

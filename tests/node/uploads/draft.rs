@@ -1,7 +1,10 @@
 //! The IETF's draft (interop version 8), request by request. No client in the registries speaks that version yet;
 //! `clients.rs` has those of tus-js-client.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::{Method, RequestBuilder};
+use sha2::{Digest as _, Sha256};
 
 use super::{header, stored};
 use crate::support::node::Node;
@@ -68,7 +71,18 @@ async fn an_upload_ends_where_the_client_says_so() {
     );
     assert_eq!(append(&node, &path, 3, true, vec![]).send().await.unwrap().status(), 201);
     assert_eq!(stored(&node, "two").await, b"two");
+    // A digest of one request; one of the whole is not verified, and so not taken.
+    let begun = create("?0").header("Upload-Metadata", super::metadata(&[("key", "sum")])).send().await.unwrap();
+    let path = header(&begun, "location").to_owned();
+    let digest = |bytes: &[u8]| format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(bytes)));
+    let send = |sum: String| append(&node, &path, 0, true, b"sum".to_vec()).header("Content-Digest", sum).send();
+    assert_eq!(send(digest(b"some")).await.unwrap().status(), 400);
+    let head = node.request(Method::HEAD, &path).send().await.unwrap();
+    assert_eq!((header(&head, "upload-offset"), header(&head, "upload-complete")), ("0", "?0"));
+    assert_eq!(send(digest(b"sum")).await.unwrap().status(), 201);
+    assert_eq!(stored(&node, "sum").await, b"sum");
     for (request, status) in [
+        (create("?0").header("Repr-Digest", digest(b"x")).body("x"), 400),
         (create("?2").body("x"), 400),
         (create("?1").header("Upload-Length", 5).body("x"), 400),
         (create("?0").header("Content-Encoding", "gzip").body("x"), 415),
