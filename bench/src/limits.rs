@@ -69,6 +69,8 @@ pub const HTTP_COMPLAINT_BYTES: u64 = 2 << 10;
 pub const HTTP_BUFFER: usize = 256 << 10;
 /// Bytes dropped at once by a client that does not look at them.
 pub const HTTP_DISCARD: usize = 1 << 20;
+/// Bytes of an upload between two looks at Ctrl-C.
+pub const UPLOAD_PIECE: u64 = 16 << 20;
 /// How often something is looked at that cannot tell by itself.
 pub const POLL: Duration = Duration::from_millis(20);
 /// How long a job of the node may take.

@@ -102,7 +102,12 @@ fn a_page_has_every_part_or_its_reason() {
     ] {
         assert!(has_part(&page, heading, title), "nothing about {title:?} in\n{page}");
     }
-    for part in ["Serving files, beside nginx", "Fetching a file, beside aria2c", "Encoding to HLS, beside ffmpeg"] {
+    for part in [
+        "Serving files, beside nginx",
+        "Storing a file durably, beside fio and nginx",
+        "Fetching a file, beside aria2c",
+        "Encoding to HLS, beside ffmpeg",
+    ] {
         assert!(page.contains(&format!("- {part}: left out by --only")), "nothing about {part:?} in\n{page}");
     }
     // Our own programs are there: an engine beside itself can always be measured.

@@ -4,7 +4,7 @@
 //! round fetches the whole file anew; what was fetched is hashed and removed outside the measured time.
 
 use std::cell::Cell;
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -137,7 +137,7 @@ fn case(
         let (mut seconds, mut used) = (ended.seconds, ended.usage);
         let path = folder.path().join(KEY);
         if plan.sync {
-            let (waited, cpu) = sync(&path)?;
+            let (waited, cpu) = beside::sync(&path)?;
             seconds += waited;
             used.cpu_seconds += cpu;
         }
@@ -180,18 +180,6 @@ fn command(plan: &Plan, url: &str, folder: &Path) -> Command {
         .arg(folder)
         .args(["-o", KEY, url]);
     command
-}
-
-/// Seconds, and CPU seconds of this thread, that it takes to bring a file to the disk.
-fn sync(path: &Path) -> anyhow::Result<(f64, f64)> {
-    let file = File::open(path).with_context(|| path.display().to_string())?;
-    let cpu = || {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-    };
-    let (start, before) = (Instant::now(), cpu());
-    file.sync_data().with_context(|| format!("syncing {}", path.display()))?;
-    Ok((start.elapsed().as_secs_f64(), cpu() - before))
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! What the comparisons of the node with another program share: their options, which cases were asked for, and the walk
-//! through them, which Ctrl-C cuts short.
+//! What the comparisons of the node with another program share: their options, which cases were asked for, the walk
+//! through them, which Ctrl-C cuts short, and the sync of what a rival leaves in the page cache.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 
 use super::node::Program;
@@ -54,4 +56,16 @@ pub fn each<P>(
         }
     }
     Ok(())
+}
+
+/// Seconds, and CPU seconds of this thread, that it takes to bring a file to the disk.
+pub fn sync(path: &Path) -> anyhow::Result<(f64, f64)> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    let cpu = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let (start, before) = (Instant::now(), cpu());
+    file.sync_data().with_context(|| format!("syncing {}", path.display()))?;
+    Ok((start.elapsed().as_secs_f64(), cpu() - before))
 }

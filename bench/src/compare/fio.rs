@@ -166,7 +166,7 @@ impl Rival {
     }
 
     /// Whether the start costs so much that what is left after it says nothing.
-    fn hides(&self, side: &Side) -> bool {
+    pub fn hides(&self, side: &Side) -> bool {
         let start = self.start.get().map_or(0.0, |start| start.cpu_seconds);
         side.runs.iter().any(|run| run.cpu_seconds < start / 2.0)
     }
@@ -186,7 +186,7 @@ fn write(script: &Script, folder: &Path, name: &str) -> anyhow::Result<[PathBuf;
 }
 
 /// Writes back what the round before left dirty, so that nobody pays for another's writes.
-fn settle(folder: &Path) -> anyhow::Result<()> {
+pub fn settle(folder: &Path) -> anyhow::Result<()> {
     let dir = File::open(folder).with_context(|| format!("could not open {}", folder.display()))?;
     rustix::fs::syncfs(&dir).with_context(|| format!("syncfs of {}", folder.display()))
 }

@@ -24,6 +24,7 @@ pub mod script;
 pub mod statistics;
 pub mod stop;
 pub mod table;
+pub mod upload;
 pub mod usage;
 
 use std::path::PathBuf;
@@ -47,6 +48,8 @@ pub enum Compare {
     Own(own::OwnArgs),
     /// Serving files: the node beside nginx, wrk being the client of both.
     Nginx(Beside),
+    /// Storing a file durably: a PUT to the node beside fio's writes and nginx's dav.
+    Upload(Beside),
     /// Fetching a file: the node beside aria2c.
     Aria2(Beside),
     /// Encoding to HLS: the node and its worker beside ffmpeg.
@@ -108,6 +111,7 @@ impl Compare {
             Compare::Fio(args) => &args.common,
             Compare::Own(args) => &args.common,
             Compare::Nginx(args) => &args.common,
+            Compare::Upload(args) => &args.common,
             Compare::Aria2(args) => &args.common,
             Compare::Ffmpeg(args) => &args.common,
         }
@@ -118,6 +122,7 @@ impl Compare {
             Compare::Fio(args) => fio::compare(args),
             Compare::Own(args) => own::compare(args),
             Compare::Nginx(args) => nginx::compare(args),
+            Compare::Upload(args) => upload::compare(args),
             Compare::Aria2(args) => aria2::compare(args),
             Compare::Ffmpeg(args) => ffmpeg::compare(args),
         }

@@ -62,6 +62,8 @@ pub enum PartName {
     Sweep,
     /// Serving beside nginx
     Nginx,
+    /// Storing beside fio and nginx's dav
+    Upload,
     /// Fetching beside aria2
     Aria2,
     /// Encoding beside ffmpeg

@@ -36,6 +36,7 @@ impl Part {
             PartName::Store => "store",
             PartName::Sweep => "sweep",
             PartName::Nginx => "nginx",
+            PartName::Upload => "upload",
             PartName::Aria2 => "aria2",
             PartName::Ffmpeg => "ffmpeg",
         }
@@ -76,11 +77,18 @@ const FIO_JOBS: [Job; 10] = [
     job("qd1-idle", "bridge", "psync", false),
 ];
 /// Cases of the other programs, and the seconds of a round of one side.
-const NGINX: [(&str, f64); 4] =
-    [("hot-64k-c64", 1.1), ("hot-1m-c64", 1.1), ("hot-whole-64m-c1", 1.1), ("cold-1m-c1", 1.6)];
+const NGINX: [(&str, f64); 5] = [
+    ("hot-64k-c64", 1.1),
+    ("hot-1m-c64", 1.1),
+    ("hot-whole-64m-c1", 1.1),
+    ("cold-1m-c1", 1.6),
+    ("hot-beside-cold-directio", 2.4),
+];
+/// A gibibyte each time, and its SHA-256 afterwards.
+const UPLOAD: [(&str, f64); 2] = [("fio-direct", 2.0), ("dav-synced", 2.4)];
 const ARIA2: [(&str, f64); 2] = [("near-x1-synced", 2.5), ("far-x16", 3.5)];
 /// What is left over if the budget runs short stands last.
-const FFMPEG: [(&str, f64); 2] = [("ladder-720p-360p", 12.5), ("one-720p", 8.0)];
+const FFMPEG: [(&str, f64); 1] = [("ladder-720p-360p", 12.5)];
 /// The job of the self-check: the one whose verdict is looked at first.
 const OWN_JOB: &str = "randread-4k-qd64";
 const ROUNDS: u32 = 8;
@@ -95,6 +103,7 @@ pub fn parts(quick: bool, jobs: &Path) -> Vec<Part> {
         part(PartName::Store, "Whole objects through the store", vec![whole_objects(quick)]),
         part(PartName::Sweep, "Along block size and depth", sweeps(quick)),
         part(PartName::Nginx, "Serving files, beside nginx", peer("nginx", quick, &NGINX)),
+        part(PartName::Upload, "Storing a file durably, beside fio and nginx", peer("upload", quick, &UPLOAD)),
         part(PartName::Aria2, "Fetching a file, beside aria2c", peer("aria2", quick, &ARIA2)),
         part(PartName::Ffmpeg, "Encoding to HLS, beside ffmpeg", peer("ffmpeg", quick, &FFMPEG)),
     ]

@@ -35,9 +35,20 @@ impl Reading {
 
 /// Starts a server of the files under `root`; its own files lie in the peer's folder under `parent`.
 pub fn start(program: &Path, parent: &Path, root: &Path, reading: Reading) -> anyhow::Result<Peer> {
+    with(program, parent, |port| configuration(root, port, reading, ""))
+}
+
+/// Starts a server that takes files by PUT into `root`. What arrives is written to a temporary file on the same volume,
+/// through the page cache, and renamed; nothing is synced, and nginx has no setting that would.
+pub fn start_receiving(program: &Path, parent: &Path, root: &Path) -> anyhow::Result<Peer> {
+    let receive = "dav_methods PUT; client_max_body_size 0; client_body_buffer_size 128k; ";
+    with(program, parent, |port| configuration(root, port, Reading::Sendfile, receive))
+}
+
+fn with(program: &Path, parent: &Path, configuration: impl Fn(u16) -> String) -> anyhow::Result<Peer> {
     Peer::start("nginx", parent, |folder, port| {
         let file = folder.join("nginx.conf");
-        fs::write(&file, configuration(root, port, reading)).with_context(|| file.display().to_string())?;
+        fs::write(&file, configuration(port)).with_context(|| file.display().to_string())?;
         let mut command = Command::new(program);
         command.arg("-p").arg(folder).args(["-e", "error.log", "-c"]).arg(&file);
         Ok(command)
@@ -62,7 +73,8 @@ pub fn executable() -> anyhow::Result<PathBuf> {
     found.context("nginx is not installed: apt install nginx-light")
 }
 
-fn configuration(root: &Path, port: u16, reading: Reading) -> String {
+/// `more` is what its one server has besides.
+fn configuration(root: &Path, port: u16, reading: Reading, more: &str) -> String {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let mut text = String::new();
     if rustix::process::geteuid().is_root() {
@@ -88,7 +100,8 @@ http {{
         // Smaller files are served from the page cache, by a thread: what is hot should be.
         Reading::Direct => "  aio threads; directio 2m; output_buffers 2 512k;\n",
     });
-    let _ = write!(text, "  server {{ listen 127.0.0.1:{port} backlog=4096; root \"{}\"; }}\n}}\n", root.display());
+    let root = root.display();
+    let _ = write!(text, "  server {{ listen 127.0.0.1:{port} backlog=4096; {more}root \"{root}\"; }}\n}}\n");
     text
 }
 
@@ -98,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_direct_variant_differs_in_how_it_reads_only() {
-        let of = |reading| configuration(Path::new("/srv/x"), 80, reading);
+        let of = |reading| configuration(Path::new("/srv/x"), 80, reading, "");
         let added: Vec<String> = of(Reading::Direct)
             .lines()
             .filter(|line| !of(Reading::Sendfile).lines().any(|other| other == *line))

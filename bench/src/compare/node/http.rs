@@ -1,16 +1,19 @@
 //! A small blocking HTTP/1 client for loopback: one connection a request, every answer bounded and timed out.
 //!
-//! It stores and checks what is measured, and is never measured itself. A peer that stops sending ends the request after
+//! It stores and checks what is measured, and uploads it; what it uses itself is never a server's. A peer that stops sending ends the request after
 //! [`limits::HTTP_SILENCE`]; nothing outlives the call but the [`Response`], which owns its socket.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use anyhow::{Context, bail, ensure};
+use rustix::fs::sendfile;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use sha2::{Digest, Sha256};
 
+use crate::compare::stop;
 use crate::limits;
 
 /// An answer whose body has not been read yet.
@@ -31,7 +34,48 @@ pub fn request(
     body: Option<(u64, &mut dyn Read)>,
 ) -> anyhow::Result<Response> {
     let doing = || format!("{method} http://{addr}{path}");
-    let mut stream = TcpStream::connect_timeout(&addr, limits::HTTP_SILENCE).with_context(doing)?;
+    let mut stream = ask(addr, method, path, headers, body.as_ref().map(|body| body.0)).with_context(doing)?;
+    let sent = match body {
+        Some((length, source)) => io::copy(&mut source.take(length), &mut stream).map(drop).map_err(Into::into),
+        None => Ok(()),
+    };
+    answer(stream, sent).with_context(doing)
+}
+
+/// PUTs a whole file as fast as a client can: the kernel sends it from the page cache, so that the client's share of the
+/// processors is small, and the same whoever takes it.
+pub fn upload(addr: SocketAddr, path: &str, file: &File) -> anyhow::Result<Response> {
+    let doing = || format!("PUT http://{addr}{path}");
+    let length = file.metadata()?.len();
+    let stream = ask(addr, "PUT", path, &[], Some(length)).with_context(doing)?;
+    let sent = send(&stream, file, length);
+    answer(stream, sent).with_context(doing)
+}
+
+fn send(stream: &TcpStream, file: &File, length: u64) -> anyhow::Result<()> {
+    let mut at = 0;
+    while at < length {
+        stop::check()?;
+        let piece = (length - at).min(limits::UPLOAD_PIECE) as usize;
+        match sendfile(stream, file, Some(&mut at), piece) {
+            Ok(0) => bail!("the file ended after {at} of {length} bytes"),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => bail!("nothing was taken for {:?} after {at} bytes", limits::HTTP_SILENCE),
+            Err(error) => return Err(error).with_context(|| format!("sending after {at} bytes")),
+        }
+    }
+    Ok(())
+}
+
+/// Connects and sends the head of a request.
+fn ask(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    length: Option<u64>,
+) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&addr, limits::HTTP_SILENCE)?;
     stream.set_read_timeout(Some(limits::HTTP_SILENCE))?;
     stream.set_write_timeout(Some(limits::HTTP_SILENCE))?;
     // HTTP/1.0: the answer is never chunked, and its end is the end of the connection.
@@ -39,19 +83,19 @@ pub fn request(
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    if let Some((length, _)) = &body {
+    if let Some(length) = length {
         head.push_str(&format!("Content-Length: {length}\r\n"));
     }
     head.push_str("\r\n");
-    stream.write_all(head.as_bytes()).with_context(doing)?;
-    let sent = match body {
-        Some((length, source)) => io::copy(&mut source.take(length), &mut stream).map(drop),
-        None => Ok(()),
-    };
-    // A refusal may come, and the connection close, before the body is sent: the answer says why.
+    stream.write_all(head.as_bytes())?;
+    Ok(stream)
+}
+
+/// A refusal may come, and the connection close, before the body is sent: the answer says why.
+fn answer(stream: TcpStream, sent: anyhow::Result<()>) -> anyhow::Result<Response> {
     match read_head(BufReader::with_capacity(limits::HTTP_BUFFER, stream)) {
         Ok(response) => Ok(response),
-        Err(error) => Err(sent.err().map_or(error, Into::into).context(doing())),
+        Err(error) => Err(sent.err().unwrap_or(error)),
     }
 }
 
@@ -210,6 +254,36 @@ mod tests {
         let addr = answering(b"HTTP/1.1 507 Insufficient Storage\r\n\r\nno room");
         let error = request(addr, "GET", "/", &[], None).unwrap().expect(200).err().unwrap().to_string();
         assert_eq!(error, "answered 507 where 200 was expected: no room");
+    }
+
+    #[test]
+    fn a_file_is_uploaded_whole_and_a_refusal_in_between_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let mut taken = Vec::new();
+            let (mut stream, _) = listener.accept().unwrap();
+            while !taken.ends_with(b"the end") {
+                let mut piece = [0; 4096];
+                let read = stream.read(&mut piece).unwrap();
+                taken.extend_from_slice(&piece[..read]);
+            }
+            stream.write_all(b"HTTP/1.1 201 Created\r\n\r\n").unwrap();
+            taken
+        });
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 100_000]).unwrap();
+        file.write_all(b"the end").unwrap();
+        upload(addr, "/x", &file).unwrap().expect(201).unwrap();
+        let taken = server.join().unwrap();
+        let head = b"PUT /x HTTP/1.0\r\n";
+        assert!(taken.starts_with(head) && taken.len() > 100_007 + head.len(), "{}", taken.len());
+
+        file.set_len(64 << 20).unwrap();
+        let addr = answering(b"HTTP/1.1 507 Insufficient Storage\r\n\r\nno room");
+        let told = upload(addr, "/x", &file).map(|answer| answer.status);
+        // What is still under way may reset the connection before the answer is read, as with any client.
+        assert!(matches!(told, Ok(507) | Err(_)), "{told:?}");
     }
 
     #[test]

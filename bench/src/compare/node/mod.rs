@@ -152,6 +152,12 @@ impl Node {
         Ok(())
     }
 
+    /// Stores a file durably, as a fast client does it.
+    pub fn upload(&self, key: &str, file: &File) -> anyhow::Result<()> {
+        http::upload(self.addr, &object(key), file)?.expect(201)?;
+        Ok(())
+    }
+
     /// Length and SHA-256 of an object, as the node sends it.
     pub fn digest(&self, key: &str) -> anyhow::Result<(u64, String)> {
         self.get(&object(key))?.digest()
