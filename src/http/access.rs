@@ -127,6 +127,7 @@ fn admit(node: &Node, request: &Request) -> Result<Grant, Problem> {
         return Ok(Grant::Owner);
     }
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    origin::check_one_host(request.version(), headers)?;
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let need = Need::of(method, route, uri.path());
     let config = node.config();
@@ -238,6 +239,11 @@ fn bearer(headers: &HeaderMap) -> Result<Option<Presented>, Problem> {
     let decoded = STANDARD.decode(rest).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(refuse)?;
     let (_, password) = decoded.split_once(':').ok_or_else(refuse)?;
     Ok(Some(Presented { token: password.into(), by_browser: true }))
+}
+
+/// Whether the request itself brings what it is allowed by. No page of another site has that, unless somebody gave it.
+pub(super) fn brings_credentials(request: &Request) -> bool {
+    request.headers().contains_key(header::AUTHORIZATION) || signature(request.uri()).is_some()
 }
 
 /// The parameter, if the address has it. The first counts: a second one is not what was signed.

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reelring_storage::{Entry, Error as StorageError};
 
+use super::access::SIGNATURE;
 use super::problem::Problem;
 use crate::limits;
 use crate::node::Node;
@@ -32,13 +33,17 @@ pub(super) fn wants_json(headers: &HeaderMap) -> bool {
 }
 
 /// The page of the folder `prefix`, which is empty or ends with `/`; nothing when there is no such folder.
-pub(super) async fn page(node: &Arc<Node>, prefix: &str) -> Result<Option<Response>, Problem> {
-    let mut page = Page { node: node.clone(), prefix: prefix.into(), from: Some(prefix.into()), entries: 0 };
+///
+/// Links of a page that was reached by a signed address carry the signature on: what it covers, they reach.
+pub(super) async fn page(node: &Arc<Node>, prefix: &str, signature: Option<&str>) -> Result<Option<Response>, Problem> {
+    let query = signature.map(|signature| format!("?{SIGNATURE}={}", utf8_percent_encode(signature, IN_ADDRESS)));
+    let query = query.unwrap_or_default();
+    let mut page = Page { node: node.clone(), prefix: prefix.into(), query, from: Some(prefix.into()), entries: 0 };
     let (first, found) = page.rows().await?;
     if found == 0 && !prefix.is_empty() {
         return Ok(None);
     }
-    let mut head = head(prefix);
+    let mut head = head(prefix, &page.query);
     head.push_str(&first);
     let rest = stream::try_unfold(page, |mut page| async move {
         match page.from.is_some() {
@@ -63,6 +68,8 @@ pub(super) async fn page(node: &Arc<Node>, prefix: &str) -> Result<Option<Respon
 struct Page {
     node: Arc<Node>,
     prefix: String,
+    /// What each link ends with.
+    query: String,
     /// Where the next rows begin; nothing after the last ones.
     from: Option<String>,
     entries: usize,
@@ -75,7 +82,7 @@ impl Page {
         let (entries, next) = self.node.store().list_folder(&self.prefix, &from, limits::INDEX_PAGE).await?;
         let mut rows = String::new();
         for entry in &entries {
-            row(&mut rows, &self.prefix, entry);
+            row(&mut rows, &self.prefix, &self.query, entry);
         }
         self.entries += entries.len();
         self.from = next;
@@ -92,7 +99,7 @@ impl Page {
     }
 }
 
-fn head(prefix: &str) -> String {
+fn head(prefix: &str, query: &str) -> String {
     let mut head = String::from(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n\
          <style>body{font-family:system-ui,sans-serif;margin:2em}td,th{padding:.2em 1.5em .2em 0;text-align:left}\
@@ -102,13 +109,13 @@ fn head(prefix: &str) -> String {
     head.push_str("</title>\n<h1>Index of /");
     escape(&mut head, prefix);
     head.push_str("</h1>\n<table><tr><th>Name<th>Bytes<th>Modified\n");
-    if !prefix.is_empty() {
+    if !prefix.is_empty() && query.is_empty() {
         head.push_str("<tr><td><a href=\"../\">../</a>\n");
     }
     head
 }
 
-fn row(rows: &mut String, prefix: &str, entry: &Entry) {
+fn row(rows: &mut String, prefix: &str, query: &str, entry: &Entry) {
     let key = match entry {
         Entry::Folder(folder) => folder.as_str(),
         Entry::Object(object) => object.key.as_str(),
@@ -120,7 +127,7 @@ fn row(rows: &mut String, prefix: &str, entry: &Entry) {
         Some(bare) => (bare, "/"),
         None => (name, ""),
     };
-    let _ = write!(rows, "<tr><td><a href=\"{}{slash}\">", utf8_percent_encode(bare, IN_ADDRESS));
+    let _ = write!(rows, "<tr><td><a href=\"{}{slash}{query}\">", utf8_percent_encode(bare, IN_ADDRESS));
     escape(rows, name);
     rows.push_str("</a>");
     if let Entry::Object(object) = entry {
@@ -151,7 +158,7 @@ mod tests {
     fn names_are_no_markup_and_no_address() {
         let mut rows = String::new();
         for folder in ["p/<script>/", "p/a b:c?#/", "p//", "p/../", "p/é/"] {
-            row(&mut rows, "p/", &Entry::Folder(folder.into()));
+            row(&mut rows, "p/", "", &Entry::Folder(folder.into()));
         }
         let expected = "<tr><td><a href=\"%3Cscript%3E/\">&lt;script&gt;/</a>\n\
                         <tr><td><a href=\"a%20b%3Ac%3F%23/\">a b:c?#/</a>\n\
@@ -159,6 +166,9 @@ mod tests {
                         <tr><td><a href=\"../\">../</a>\n\
                         <tr><td><a href=\"%C3%A9/\">é/</a>\n";
         assert_eq!(rows, expected);
+        rows.clear();
+        row(&mut rows, "p/", "?signature=x", &Entry::Folder("p/a/".into()));
+        assert_eq!(rows, "<tr><td><a href=\"a/?signature=x\">a/</a>\n");
     }
 
     #[test]

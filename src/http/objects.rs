@@ -9,6 +9,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -19,6 +20,7 @@ use reelring_storage::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::access::Grant;
 use super::blob::{self, Version, insert};
 use super::caching;
 use super::conditional;
@@ -181,31 +183,31 @@ pub(super) async fn read(State(node): State<Arc<Node>>, request: Request) -> Res
         }
     }
     if key.as_str().ends_with('/') {
-        return folder(&node, key.as_str(), &request.headers).await;
+        return folder(&node, key.as_str(), &request).await;
     }
     Err(no_object(&key))
 }
 
 /// The folder that holds everything; with a query it is the list.
-pub(super) async fn root(
-    State(node): State<Arc<Node>>,
-    query: Result<Query<ListQuery>, QueryRejection>,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    if uri.query().is_some() {
-        return list(State(node), query).await.map(Json::into_response);
+pub(super) async fn root(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
+    let (request, _) = request.into_parts();
+    if request.uri.query().is_some() {
+        return list(State(node), Query::try_from_uri(&request.uri)).await.map(Json::into_response);
     }
-    folder(&node, "", &headers).await
+    folder(&node, "", &request).await
 }
 
 /// What lies under `prefix`, for people or for programs.
-async fn folder(node: &Arc<Node>, prefix: &str, headers: &HeaderMap) -> Result<Response, Problem> {
-    if index::wants_json(headers) {
+async fn folder(node: &Arc<Node>, prefix: &str, request: &Parts) -> Result<Response, Problem> {
+    if index::wants_json(&request.headers) {
         let query = ListQuery { prefix: prefix.into(), after: None, limit: None };
         return list(State(node.clone()), Ok(Query(query))).await.map(Json::into_response);
     }
-    let page = index::page(node, prefix).await?;
+    let signature = match request.extensions.get() {
+        Some(Grant::Signature(signature)) => Some(&**signature),
+        _ => None,
+    };
+    let page = index::page(node, prefix, signature).await?;
     page.ok_or_else(|| Problem::not_found(format!("there is no object {prefix}, and none in a folder of that name")))
 }
 

@@ -5,7 +5,7 @@
 //! pointed here (DNS rebinding) would count as the node's; and what changes something must not come from another site.
 //! Requests with a token of their own need neither: no page has it.
 
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, Method, Uri, Version, header};
 
 use super::problem::Problem;
 use crate::web_origin::WebOrigin;
@@ -47,7 +47,9 @@ pub(super) fn check_origin(
         Some(site) => site == "same-origin",
         None => origin.split_once("://").is_some_and(|(_, host)| authority(uri, headers) == Some(host)),
     };
-    if own || known.iter().any(|known| known.covers(origin.as_bytes())) { Ok(()) } else { Err(cross_site(origin)) }
+    // The star opens reading: whoever wants every page of the web to write has to make tokens.
+    let listed = |known: &WebOrigin| !known.is_any() && known.covers(origin.as_bytes());
+    if own || known.iter().any(listed) { Ok(()) } else { Err(cross_site(origin)) }
 }
 
 fn cross_site(origin: &str) -> Problem {
@@ -59,6 +61,17 @@ fn cross_site(origin: &str) -> Problem {
              (Authorization: Bearer …), or add the origin to the setting `cors_origins`"
         ),
     )
+}
+
+/// Refuses a request of HTTP/1 that says twice whom it is for, and one of HTTP/1.1 that does not say it (RFC 9112,
+/// section 3.2): a proxy in front may have read the other one.
+pub(super) fn check_one_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let needed = usize::from(version == Version::HTTP_11);
+    if hosts == 1 || hosts == needed || version >= Version::HTTP_2 {
+        return Ok(());
+    }
+    Err(Problem::bad_request("host", format!("the request has {hosts} Host headers; send one")))
 }
 
 /// Host, or what stands for it in HTTP/2.
@@ -109,6 +122,18 @@ mod tests {
         assert!(check_host(&Uri::from_static("/"), &HeaderMap::new(), &[]).is_ok());
         let two = Uri::from_static("https://evil.example/v1/objects");
         assert!(check_host(&two, &HeaderMap::new(), &[]).is_err(), "HTTP/2 has no Host");
+    }
+
+    #[test]
+    fn a_request_says_once_whom_it_is_for() {
+        let check = |version, hosts: usize| {
+            let mut headers = HeaderMap::new();
+            (0..hosts).for_each(|_| _ = headers.append(header::HOST, "x".parse().unwrap()));
+            check_one_host(version, &headers).is_ok()
+        };
+        assert!(check(Version::HTTP_11, 1) && !check(Version::HTTP_11, 0) && !check(Version::HTTP_11, 2));
+        assert!(check(Version::HTTP_10, 0) && check(Version::HTTP_10, 1) && !check(Version::HTTP_10, 2));
+        assert!(check(Version::HTTP_2, 0));
     }
 
     #[test]

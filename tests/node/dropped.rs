@@ -26,11 +26,13 @@ async fn give_up(addr: std::net::SocketAddr, number: u64, data: &[u8]) -> std::i
     Noise::new(number).fill(&mut chance);
     let part = usize::from_le_bytes(chance) % UPLOAD_BYTES;
     if number.is_multiple_of(2) {
-        let head = format!("PUT /v1/objects/up-{number} HTTP/1.1\r\nHost: x\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n");
+        let head = format!(
+            "PUT /v1/objects/up-{number} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {UPLOAD_BYTES}\r\n\r\n"
+        );
         stream.write_all(head.as_bytes()).await?;
         stream.write_all(&data[..part]).await?;
     } else {
-        stream.write_all(b"GET /v1/objects/film HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        stream.write_all(b"GET /v1/objects/film HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
         let mut buffer = vec![0; 64 << 10];
         let mut read = 0;
         while read < part {

@@ -305,7 +305,7 @@ async fn bodies_stream_and_a_broken_upload_leaves_nothing() {
 
     // Half of what was announced, then the connection closes.
     let mut half = TcpStream::connect(node.addr()).unwrap();
-    write!(half, "PUT /v1/objects/half HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n").unwrap();
+    write!(half, "PUT /v1/objects/half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n").unwrap();
     half.write_all(&Noise::bytes(5, 2_000_000)).unwrap();
     drop(half);
     eventually("no trace of the half upload", Duration::from_secs(20), async || {
@@ -344,7 +344,7 @@ async fn an_announced_size_over_the_limit_is_refused_before_it_is_sent() {
     let folder = scratch("size");
     let node = Node::start(&folder.path().join("data")).await;
     let huge = format!(
-        "PUT /v1/objects/huge HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "PUT /v1/objects/huge HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         u64::MAX / 2
     );
     let (status, answer) = raw::exchange(node.addr(), huge.as_bytes());

@@ -1,7 +1,7 @@
 //! What RFC 9110 and its neighbours ask of an answer: several ranges, conditions of writes, digests, types, names, caching,
 //! pages of other sites, folders.
 
-use crate::support::node::Node;
+use crate::support::node::{Node, reelring};
 use crate::support::{Noise, scratch, sha256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -265,6 +265,44 @@ async fn only_pages_of_listed_sites_may_read() {
     put(&node, "film", "x").await;
     assert_eq!(shared_with(node.object("film"), page).await, (200, None, None));
     assert_eq!(shared_with(node.get("/v1/assets"), page).await, (200, None, None));
+}
+
+/// What a request brings itself no page has by accident; what the node gives everybody stays closed to pages.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_signed_addresses_open_answers_to_every_page() {
+    let folder = scratch("cors-tokens");
+    let data = folder.path().join("data");
+    let node = Node::start_with(&data, &[("REELRING_ANONYMOUS", "read")]).await;
+    for key in ["films/a b", "films/c"] {
+        put(&node, key, "0123456789").await;
+    }
+    let said = |arguments: &[&str]| {
+        let output = reelring(&data, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_string()
+    };
+    let token = said(&["token", "create", "web", "--scope", "read"]);
+    let signed = said(&["sign", "--prefix", "films/"]);
+    let signature = signed.split_once('?').expect("a signed address").1;
+    let page = "https://anywhere.example";
+    let all = Some("*".to_string());
+    let by_token = node.object("films/c").bearer_auth(&token);
+    assert_eq!(shared_with(by_token, page).await, (200, all.clone(), None));
+    assert_eq!(shared_with(node.object(&format!("films/c?{signature}")), page).await, (200, all.clone(), None));
+    let (status, readers, _) = shared_with(node.object(&format!("films/c?{signature}x")), page).await;
+    assert_eq!((status, readers), (403, all.clone()), "a player can tell why it plays nothing");
+    let (status, readers, _) = shared_with(node.object("films/c"), page).await;
+    assert_eq!((status, readers), (200, None), "read anonymously, and so not by every page");
+    let question = node.request(Method::OPTIONS, "/v1/objects/films/c").header("access-control-request-method", "GET");
+    let (status, readers, _) = shared_with(question, page).await;
+    assert_eq!((status, readers), (204, all), "the question brings no token yet");
+
+    // A folder under a signed prefix leads to what the signature covers.
+    let index = node.get(&format!("/v1/objects/films/?{signature}")).send().await.unwrap().text().await.unwrap();
+    let link = index.split("href=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a link");
+    assert!(link.starts_with("a%20b?"), "{index}");
+    let followed = node.get(&format!("/v1/objects/films/{link}")).send().await.unwrap();
+    assert_eq!((followed.status().as_u16(), followed.text().await.unwrap().as_str()), (200, "0123456789"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,7 +34,8 @@ async fn an_upload_under_way_is_finished_and_acknowledged() {
     let body = Noise::bytes(7, 3_000_000);
 
     let mut upload = TcpStream::connect(addr).unwrap();
-    write!(upload, "PUT /v1/objects/last HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
+    write!(upload, "PUT /v1/objects/last HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len())
+        .unwrap();
     upload.write_all(&body[..1_000_000]).unwrap();
     eventually("the upload has begun", Duration::from_secs(10), async || (!node.partials().is_empty()).then_some(()))
         .await;

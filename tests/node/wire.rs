@@ -70,14 +70,14 @@ async fn requests_sent_ahead_are_answered_in_their_order() {
     let mut client = Client::connect(node.addr());
     let mut requests = String::new();
     for n in 0..20 {
-        requests += &format!("GET /v1/objects/film HTTP/1.1\r\nHost: x\r\nRange: bytes={n}-{}\r\n\r\n", n + 100_000);
-        requests += "HEAD /v1/objects/film HTTP/1.1\r\nHost: x\r\n\r\n";
-        requests += "GET /v1/objects/none HTTP/1.1\r\nHost: x\r\n\r\n";
         requests +=
-            "PUT /v1/objects/small HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
-        requests += "GET /v1/objects/film HTTP/1.1\r\nHost: x\r\nRange: bytes=0-0,-1\r\n\r\n";
+            &format!("GET /v1/objects/film HTTP/1.1\r\nHost: localhost\r\nRange: bytes={n}-{}\r\n\r\n", n + 100_000);
+        requests += "HEAD /v1/objects/film HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        requests += "GET /v1/objects/none HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        requests += "PUT /v1/objects/small HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+        requests += "GET /v1/objects/film HTTP/1.1\r\nHost: localhost\r\nRange: bytes=0-0,-1\r\n\r\n";
     }
-    client.send(requests + "GET /v1/objects/film HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    client.send(requests + "GET /v1/objects/film HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     for n in 0..20 {
         let part = client.expect(true);
         assert!(part.status == 206 && part.body == body[n..n + 100_001], "{n}: {}", part.head);
@@ -96,14 +96,14 @@ async fn who_has_closed_his_side_still_gets_his_answer() {
     let (_folder, node) = start("half-closed").await;
     let body = Noise::bytes(82, 20_000_000);
     let mut client = Client::connect(node.addr());
-    client.send(format!("PUT /v1/objects/film HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len()));
+    client.send(format!("PUT /v1/objects/film HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len()));
     client.send(&body);
     client.stream.get_ref().shutdown(Shutdown::Write).unwrap();
     assert_eq!(client.expect(true).status, 201);
     assert!(client.answer(true).is_none(), "nothing more can come");
 
     let mut client = Client::connect(node.addr());
-    client.send("GET /v1/objects/film HTTP/1.1\r\nHost: x\r\n\r\n");
+    client.send("GET /v1/objects/film HTTP/1.1\r\nHost: localhost\r\n\r\n");
     client.stream.get_ref().shutdown(Shutdown::Write).unwrap();
     // Longer than any buffer on the way, and taken slowly.
     std::thread::sleep(Duration::from_millis(200));
@@ -115,7 +115,9 @@ async fn a_body_that_is_announced_is_only_sent_for_when_it_is_wanted() {
     let (_folder, node) = start("continue").await;
     let mut client = Client::connect(node.addr());
     let put = |condition: &str| {
-        format!("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n{condition}\r\n")
+        format!(
+            "PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nExpect: 100-continue\r\n{condition}\r\n"
+        )
     };
     client.send(put(""));
     assert_eq!(client.expect(false).status, 100);
@@ -130,34 +132,40 @@ async fn a_body_that_is_announced_is_only_sent_for_when_it_is_wanted() {
 async fn messages_with_two_meanings_are_refused() {
     let (_folder, node) = start("smuggling").await;
     for (bad, expected) in [
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 5, 5\r\n\r\nhello", 400),
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nhello", 400),
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\nhello", 400),
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", 400),
-        ("PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n", 400),
-        ("GET /healthz HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n", 400),
-        ("GET /healthz HTTP/1.1\r\nHost: x\r\nX\0: a\r\n\r\n", 400),
-        ("GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n", 400),
-        ("GET /health z HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5, 5\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: +5\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\nhello", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
+        ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", 400),
+        (
+            "PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+            400,
+        ),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX\0: a\r\n\r\n", 400),
+        ("GET /healthz HTTP/9.9\r\nHost: localhost\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: y\r\nConnection: close\r\n\r\n", 400),
+        ("GET /health z HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         ("\u{16}\u{3}\u{1}\u{2}", 400),
     ] {
         // What stands behind it must never be taken for a request.
         let (status, answer) =
-            raw::exchange(node.addr(), format!("{bad}GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+            raw::exchange(node.addr(), format!("{bad}GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         assert_eq!(status, expected, "{bad:?}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{bad:?}: {answer}");
     }
     // A length beside chunks does not count, and the connection is not used again.
-    let both = "PUT /v1/objects/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    let both = "PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
     let (status, answer) =
-        raw::exchange(node.addr(), format!("{both}GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        raw::exchange(node.addr(), format!("{both}GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
     assert!((status == 201 || status == 400) && answer.matches("HTTP/1.1 ").count() == 1, "{answer}");
     assert!(!answer.contains("smuggled"), "{answer}");
     // The whole address in the request line is a way to say the same.
-    let absolute = format!("GET http://{}/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", node.addr());
+    let absolute =
+        format!("GET http://{}/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", node.addr());
     assert_eq!(raw::exchange(node.addr(), absolute.as_bytes()).0, 200);
     for method in ["TRACE", "CONNECT", "PROPFIND", "get"] {
         let (status, answer) = raw::request(node.addr(), method, "/v1/objects/a", b"");
@@ -170,10 +178,10 @@ async fn a_head_has_bounds() {
     let (_folder, node) = start("heads").await;
     let long = "y".repeat(70_000);
     for (name, head, expected) in [
-        ("many headers", format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{}", "X: y\r\n".repeat(120)), 431),
-        ("one large header", format!("GET /healthz HTTP/1.1\r\nHost: x\r\nX: {long}\r\n"), 431),
-        ("a long address", format!("GET /{long} HTTP/1.1\r\nHost: x\r\n"), 414),
-        ("a long query", format!("GET /v1/objects?prefix={long} HTTP/1.1\r\nHost: x\r\n"), 414),
+        ("many headers", format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{}", "X: y\r\n".repeat(120)), 431),
+        ("one large header", format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n"), 431),
+        ("a long address", format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n"), 414),
+        ("a long query", format!("GET /v1/objects?prefix={long} HTTP/1.1\r\nHost: localhost\r\n"), 414),
     ] {
         let (status, answer) = raw::exchange(node.addr(), format!("{head}Connection: close\r\n\r\n").as_bytes());
         assert_eq!(status, expected, "{name}: {answer}");
@@ -181,7 +189,7 @@ async fn a_head_has_bounds() {
     // One that never ends is answered at the bound; what still comes is thrown away, not kept.
     let before = rss(node.pid());
     let mut client = Client::connect(node.addr());
-    client.send("GET /healthz HTTP/1.1\r\nHost: x\r\nX: ");
+    client.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ");
     (0..512).for_each(|_| client.send([b'y'; 64 << 10]));
     assert_eq!(client.expect(true).status, 431);
     let grown = rss(node.pid()).saturating_sub(before);
