@@ -10,6 +10,7 @@ use std::time::Duration;
 use reelring_storage::EngineChoice;
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
 use crate::size::Size;
 use crate::web_origin::{WebOrigin, WebOriginError};
 
@@ -47,6 +48,9 @@ pub struct Config {
     pub anonymous: Anonymous,
     /// Names, besides those of this machine, that a node on loopback without tokens may be called by.
     pub hosts: Vec<String>,
+    /// Client connections that may be open at the same time, altogether and of one address.
+    pub max_connections: usize,
+    pub max_connections_per_client: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +95,8 @@ pub struct Settings {
     pub cors_origins: Option<Vec<WebOrigin>>,
     pub anonymous: Option<Anonymous>,
     pub hosts: Option<Vec<String>>,
+    pub max_connections: Option<u64>,
+    pub max_connections_per_client: Option<u64>,
 }
 
 /// Where each value came from: `default`, `file PATH`, `environment NAME`, `flag --NAME`.
@@ -189,6 +195,8 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
             .transpose()?,
         anonymous: var!("REELRING_ANONYMOUS"),
         hosts: get("REELRING_HOSTS").filter(|list| !list.is_empty()).map(|list| names(&list)),
+        max_connections: var!("REELRING_MAX_CONNECTIONS"),
+        max_connections_per_client: var!("REELRING_MAX_CONNECTIONS_PER_CLIENT"),
     })
 }
 
@@ -273,6 +281,11 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
     let cors_origins = pick!(cors_origins, Some(Vec::new())).unwrap_or_default();
     let anonymous = pick!(anonymous, Some(Anonymous::None)).unwrap_or_default();
     let hosts = pick!(hosts, Some(Vec::new())).unwrap_or_default();
+    let max_connections = pick!(max_connections, Some(limits::HTTP_CONNECTIONS as u64));
+    let max_connections = connections("max_connections", max_connections)?;
+    let max_connections_per_client =
+        pick!(max_connections_per_client, Some(limits::HTTP_CONNECTIONS_PER_CLIENT as u64));
+    let max_connections_per_client = connections("max_connections_per_client", max_connections_per_client)?;
     let choice = engine.parse::<EngineChoice>().map_err(|error| ConfigError::Value {
         name: "engine".into(),
         value: engine.clone(),
@@ -296,8 +309,19 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         cors_origins,
         anonymous,
         hosts,
+        max_connections,
+        max_connections_per_client,
     };
     Ok((config, origins))
+}
+
+fn connections(name: &str, value: Option<u64>) -> Result<usize, ConfigError> {
+    let value = value.unwrap_or_default();
+    if !(1..=limits::HTTP_CONNECTIONS_MAX).contains(&value) {
+        let message = format!("it must lie between 1 and {}", limits::HTTP_CONNECTIONS_MAX);
+        return Err(ConfigError::Value { name: name.into(), value: value.to_string(), message });
+    }
+    Ok(value as usize)
 }
 
 /// A worker executable, or where it was looked for.

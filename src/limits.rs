@@ -7,8 +7,20 @@ const MIB: usize = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 // --- http ---
-/// Open client connections; one more waits in the listen backlog.
+/// Open client connections, of all clients and of one, unless configured otherwise; and what may be configured.
 pub const HTTP_CONNECTIONS: usize = 4096;
+pub const HTTP_CONNECTIONS_PER_CLIENT: usize = 1024;
+pub const HTTP_CONNECTIONS_MAX: u64 = 1_000_000;
+/// Descriptors that are left for other things than connections.
+pub const DESCRIPTORS_BESIDE_CONNECTIONS: u64 = 512;
+/// A connection without a request may be closed for another one after this long.
+pub const HTTP_IDLE_GRACE: Duration = Duration::from_secs(1);
+/// Connections that have been asked to make room and are still there.
+pub const HTTP_LEAVING: usize = 64;
+/// Clients that are being told to come again, how long that may take, and when they should come.
+pub const HTTP_REFUSALS: usize = 256;
+pub const HTTP_REFUSAL: Duration = Duration::from_secs(2);
+pub const HTTP_REFUSED_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Request line and headers together.
 pub const HTTP_HEADER_BYTES: usize = 64 * KIB;
 /// Time a client has to send the headers of a request.
@@ -27,6 +39,9 @@ pub const HTTP_LINGER: Duration = Duration::from_secs(10);
 pub const HTTP_LINGER_PAUSE: Duration = Duration::from_millis(500);
 /// Longest time a client may take nothing of an answer; a player asks again for the rest.
 pub const HTTP_SEND_STALL: Duration = Duration::from_secs(30);
+/// The same while memory for reads is short, and how often it is looked at what the client takes.
+pub const HTTP_SEND_STALL_PRESSED: Duration = Duration::from_secs(10);
+pub const HTTP_SEND_LOOK: Duration = Duration::from_secs(5);
 /// How long pages that were found in memory are taken to be there.
 pub const RESIDENT_FOR: Duration = Duration::from_millis(5);
 /// Bytes of one `sendfile`, and of those in a row before others have a turn.

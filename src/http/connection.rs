@@ -1,10 +1,12 @@
 //! One accepted connection: the layers of its stream, what HTTP it speaks, and its end.
 //!
-//! [`Connections::serve`] spawns a task that owns the stream and the connection's permit until the connection is over.
+//! [`Connections::serve`] spawns a task that owns the stream and the connection's seat until the connection is over.
 //! When the client goes away the handler's future is dropped with the task; when the node shuts down a connection ends
 //! after the request in progress.
 
 use std::future::Future;
+use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,11 +20,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_io_timeout::TimeoutWriter;
 
 use super::access::Peer;
+use super::admission::{Admission, Requests, Seat};
 use super::linger::Linger;
 use super::metrics::SentBytes;
+use super::patience::Patience;
 use super::zero_copy::{Outgoing, SendStream};
 use crate::limits;
 use crate::node::Node;
@@ -33,6 +36,7 @@ pub(super) struct Connections {
     http: http1::Builder,
     graceful: GracefulShutdown,
     sent: SentBytes,
+    admission: Arc<Admission>,
 }
 
 impl Connections {
@@ -44,21 +48,32 @@ impl Connections {
             // A client that has sent its request may close its side and wait for the answer.
             .half_close(true);
         let service = TowerToHyperService::new(super::guarded_router(node.clone()));
-        Self { service, http, graceful: GracefulShutdown::new(), sent: node.http_metrics().sent().clone() }
+        Self {
+            service,
+            http,
+            graceful: GracefulShutdown::new(),
+            sent: node.http_metrics().sent().clone(),
+            admission: Admission::of(node),
+        }
     }
 
-    /// Serves a client from anywhere in a task of its own, which holds `permit` until the connection is over.
-    pub(super) fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    /// Who may have a connection.
+    pub(super) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    /// Serves a client from anywhere in a task of its own, which holds `seat` until the connection is over.
+    pub(super) fn serve(&self, stream: TcpStream, seat: Seat) {
         let _ = stream.set_nodelay(true);
         let outgoing = Outgoing::by_file(self.sent.clone());
         let stream = SendStream::new(stream, outgoing.clone());
-        spawn(self.http1(stream, outgoing, Peer::Stranger), permit);
+        spawn(self.http1(stream, outgoing, Peer::Stranger, &seat), seat, None);
     }
 
     /// Serves whoever owns the data directory.
     pub(super) fn serve_owner(&self, stream: UnixStream, permit: OwnedSemaphorePermit) {
-        let outgoing = Outgoing::by_memory(self.sent.clone());
-        spawn(self.http1(stream, outgoing, Peer::Owner), permit);
+        let (outgoing, seat) = (Outgoing::by_memory(self.sent.clone()), self.admission.admit_owner());
+        spawn(self.http1(stream, outgoing, Peer::Owner, &seat), seat, Some(permit));
     }
 
     fn http1<S>(
@@ -66,15 +81,13 @@ impl Connections {
         stream: S,
         outgoing: Outgoing,
         peer: Peer,
+        seat: &Seat,
     ) -> impl Future<Output = hyper::Result<()>> + Send + use<S>
     where
-        S: AsyncRead + AsyncWrite + Send + 'static,
+        S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
     {
-        // A client that takes nothing holds what was read for it: after a while others need that more.
-        let mut stream = TimeoutWriter::new(stream);
-        stream.set_timeout(Some(limits::HTTP_SEND_STALL));
-        let stream = TokioIo::new(Linger::new(Box::pin(stream)));
-        let service = Introduced { service: self.service.clone(), peer, outgoing };
+        let stream = TokioIo::new(Linger::new(Patience::new(stream, seat.requests())));
+        let service = Introduced { service: self.service.clone(), peer, outgoing, requests: seat.requests() };
         self.graceful.watch(self.http.serve_connection(stream, service))
     }
 
@@ -84,10 +97,16 @@ impl Connections {
     }
 }
 
-fn spawn(connection: impl Future<Output = hyper::Result<()>> + Send + 'static, permit: OwnedSemaphorePermit) {
+fn spawn(
+    connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
+    seat: Seat,
+    permit: Option<OwnedSemaphorePermit>,
+) {
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection ended early");
+        match seat.hold(connection).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+            None => tracing::debug!("an idle connection was closed to make room"),
         }
         drop(permit);
     });
@@ -98,16 +117,18 @@ struct Introduced {
     service: TowerToHyperService<Router>,
     peer: Peer,
     outgoing: Outgoing,
+    requests: Requests,
 }
 
 impl Service<Request<Incoming>> for Introduced {
     type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
     type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(self.outgoing.clone());
-        self.service.call(request)
+        let (begun, answer) = (self.requests.begin(), self.service.call(request));
+        Box::pin(async move { Ok(begun.until_sent(answer.await?)) })
     }
 }

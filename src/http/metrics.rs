@@ -14,6 +14,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use reelring_storage::{StoreStats, VolumeState, VolumeStats};
@@ -27,6 +28,7 @@ pub struct HttpMetrics {
     requests: Family<Answer, Counter>,
     seconds: Family<Route, Histogram, fn() -> Histogram>,
     sent: SentBytes,
+    connections: ConnectionCounts,
     /// The router's patterns met so far, kept for good: there are as many as lines in [`super::router`].
     routes: RwLock<HashSet<&'static str>>,
 }
@@ -51,6 +53,20 @@ struct Route {
     route: &'static str,
 }
 
+/// What is counted of connections.
+#[derive(Clone, Default)]
+pub(super) struct ConnectionCounts {
+    pub(super) open: Gauge,
+    pub(super) closed_idle: Counter,
+    refused: Family<[(&'static str, &'static str); 1], Counter>,
+}
+
+impl ConnectionCounts {
+    pub(super) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&[("reason", reason)]).inc();
+    }
+}
+
 impl Default for HttpMetrics {
     fn default() -> Self {
         let requests = Family::default();
@@ -62,7 +78,13 @@ impl Default for HttpMetrics {
         let path = |path| by_path.get_or_create(&[("path", path)]).clone();
         let sent = SentBytes { sendfile: path("sendfile"), mmap: path("mmap"), reactor: path("reactor") };
         registry.register("sent_bytes", "Stored bytes handed to clients, by the way they took", by_path.clone());
-        Self { registry, requests, seconds, sent, routes: RwLock::default() }
+        let connections = ConnectionCounts::default();
+        registry.register("connections", "Open connections", connections.open.clone());
+        let closed = connections.closed_idle.clone();
+        registry.register("connections_closed_idle", "Idle connections closed to make room for others", closed);
+        let refused = connections.refused.clone();
+        registry.register("connections_refused", "Connections that were answered 503 or closed at once", refused);
+        Self { registry, requests, seconds, sent, connections, routes: RwLock::default() }
     }
 }
 
@@ -71,6 +93,10 @@ fn request_seconds() -> Histogram {
 }
 
 impl HttpMetrics {
+    pub(super) fn connections(&self) -> &ConnectionCounts {
+        &self.connections
+    }
+
     pub(super) fn sent(&self) -> &SentBytes {
         &self.sent
     }

@@ -4,6 +4,7 @@
 //! an upload is aborted and its partial file removed, a download closes its file, a job goes on.
 
 mod access;
+mod admission;
 mod assets;
 mod blob;
 mod caching;
@@ -24,10 +25,12 @@ mod metrics;
 mod multipart;
 mod objects;
 mod origin;
+mod patience;
 mod player;
 mod plugins;
 mod problem;
 mod range;
+mod refusal;
 mod scrub;
 mod server;
 pub(crate) mod socket;

@@ -1,4 +1,4 @@
-//! The listener: a bounded number of connections, and a graceful end.
+//! The listener: who gets a connection (`admission`), and a graceful end.
 //!
 //! `serve` owns the listening socket; what happens on one connection is `connection`'s. When `shutdown` fires it accepts
 //! no more, lets requests in progress finish until the drain deadline, then drops the rest.
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connections;
+use super::refusal::Refusals;
 use super::socket::LocalSocket;
 use crate::limits;
 use crate::node::Node;
@@ -27,20 +27,15 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
             |error| tracing::warn!(%error, "http.addr cannot be written: commands need --node to find this node"),
         )
         .ok();
-    let permits = Arc::new(Semaphore::new(limits::HTTP_CONNECTIONS));
+    let refusals = Refusals::new();
 
     loop {
-        let accepted = async {
-            // The permit comes first: beyond the limit, connections wait in the kernel's backlog.
-            let permit = permits.clone().acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
+        let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 // Out of descriptors or memory: others may give some back.
@@ -49,8 +44,9 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
                 continue;
             }
         };
-        if let Ok(permit) = permit {
-            connections.serve(stream, permit);
+        match connections.admission().admit(client.ip()) {
+            Ok(seat) => connections.serve(stream, seat),
+            Err(refusal) => refusals.send(stream, refusal),
         }
     }
     drop(listener);

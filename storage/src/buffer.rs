@@ -95,6 +95,11 @@ impl Pool {
         (self.units - self.budget.available_permits()) * UNIT
     }
 
+    /// True when little of the budget is left: others will wait, or do.
+    pub(crate) fn is_short(&self) -> bool {
+        self.budget.available_permits() < self.units / 8
+    }
+
     fn class(&self, bytes: usize) -> usize {
         let class = SIZES.iter().position(|size| *size >= bytes);
         let class =

@@ -199,6 +199,11 @@ impl VolumeStats {
 }
 
 impl Store {
+    /// True while reads from the disk wait for memory, or soon will: what is read leaves too slowly.
+    pub fn is_short_of_read_memory(&self) -> bool {
+        self.inner.volumes.iter().any(|volume| volume.read_pool.is_short())
+    }
+
     /// A snapshot of what is counted, over all volumes, and of each one's room and health.
     pub fn stats(&self) -> StoreStats {
         let volumes = &self.inner.volumes;

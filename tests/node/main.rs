@@ -23,6 +23,7 @@ mod integrity;
 mod jobs;
 mod large;
 mod objects;
+mod overload;
 mod plugins;
 mod seccomp;
 mod semantics;

@@ -1,6 +1,7 @@
 //! The stream under a plain HTTP/1.1 connection: ordinary writes, and `sendfile` where a file stands behind the bytes.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -180,6 +181,12 @@ fn poll_socket(
 fn cut_short(error: reelring_storage::Error) -> io::Error {
     tracing::error!(%error, "an answer had to be cut short");
     io::Error::other(error)
+}
+
+impl AsFd for SendStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl AsyncWrite for SendStream {

@@ -150,8 +150,14 @@ impl Publisher {
         self.progress.followers.load(Relaxed) > 0
     }
 
-    /// The catalog has it.
-    pub(super) fn stored(self) {
+    /// The catalog has it, with this length.
+    pub(super) fn stored(self, length: u64) {
+        let mut state = self.progress.state();
+        if state.landed > length {
+            // The last thing its writer did was to go back.
+            state.go_back(length);
+        }
+        drop(state);
         self.progress.end(Fate::Stored);
     }
 }

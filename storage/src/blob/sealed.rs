@@ -79,7 +79,7 @@ impl SealedBlob {
     pub(crate) fn committed(mut self) -> ((Arc<Volume>, Vec<PathBuf>), Arc<Claim>) {
         self.files.armed = false;
         if let Some(publisher) = self.files.publisher.take() {
-            publisher.stored();
+            publisher.stored(self.length);
         }
         self.files.volume.set_unacknowledged(self.id, false);
         let blob = self.files.volume.blob_path(self.id);
