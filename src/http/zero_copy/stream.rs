@@ -103,6 +103,8 @@ impl SendStream {
             let piece = self.sendable(region, at, len).map_err(cut_short)?;
             if piece > 0 {
                 self.fetching.in_hand = None;
+                // Somebody else brought it in. A fetch that nobody polls would keep what it was given meanwhile.
+                self.fetching.now = None;
                 let sent = ready!(poll_socket(cx, &self.socket, piece, || {
                     Ok(rustix::fs::sendfile(&self.socket, region.file(), Some(&mut at.clone()), piece)?)
                 }))?;
