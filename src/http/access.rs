@@ -272,7 +272,7 @@ fn insufficient(token: &Token, scope: Scope) -> Problem {
 /// What only this client may see is not for shared caches; how long its own may keep it stays.
 fn keep_private(headers: &mut HeaderMap) {
     let Some(value) = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()) else {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
         return;
     };
     let kept = value.split(',').map(str::trim).filter(|part| !part.is_empty() && *part != "public");

@@ -3,8 +3,7 @@
 //! An answer that says nothing may be kept by caches as they see fit, a 404 too: so every answer says something. What a
 //! client may see by its own right is turned to `private` on the way out (`access`), errors are `no-store` (`problem`).
 
-use axum::http::{HeaderValue, header};
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, header};
 
 /// An object under its key. The key may get other bytes at any time: kept, and asked for again by its entity tag.
 pub(super) const OBJECT: HeaderValue = HeaderValue::from_static("no-cache");
@@ -18,7 +17,6 @@ pub(super) const GROWING_PLAYLIST: HeaderValue = HeaderValue::from_static("no-ca
 const STATE: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// What says nothing of caching is the state of something.
-pub(super) async fn by_default(mut response: Response) -> Response {
-    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(STATE);
-    response
+pub(super) fn by_default(answer: &mut HeaderMap) {
+    answer.entry(header::CACHE_CONTROL).or_insert(STATE);
 }

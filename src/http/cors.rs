@@ -5,14 +5,12 @@
 //! gives who reaches it, for pages of the sites in `cors_origins`. Credentials that a browser adds by itself are never
 //! allowed.
 //!
-//! Two layers. [`preflight`] answers what a browser asks before it sends a request that no form could send. [`share`] lies
-//! around all others and marks every answer, errors as well: a player should be able to tell why it plays nothing.
+//! [`preflight`] answers what a browser asks before it sends a request that no form could send; [`Readers::mark`] marks
+//! every answer, errors as well: a player should be able to tell why it plays nothing. `problem::observe` calls both: a layer
+//! of their own would cost each request more than they do.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::access;
@@ -30,15 +28,28 @@ const ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 
 /// Which pages may read the answer.
 #[derive(Debug, PartialEq, Eq)]
-enum Readers {
+pub(super) enum Readers {
     All,
     One(HeaderValue),
-    None,
+    None {
+        /// With another origin, or with credentials, the same answer would look different.
+        others: bool,
+    },
 }
 
 impl Readers {
+    pub(super) fn of(node: &Node, request: &Request) -> Readers {
+        let asks = node.asks_for_tokens();
+        // The question before a request brings nothing: what counts is what the request will bring.
+        let credentials = asks && (access::brings_credentials(request) || is_preflight(request));
+        match Readers::by(request.headers(), &node.config().cors_origins, credentials) {
+            Readers::None { others } => Readers::None { others: others || asks },
+            readers => readers,
+        }
+    }
+
     /// `credentials`: the node asks for some, and the request brings its own.
-    fn of(request: &HeaderMap, listed: &[WebOrigin], credentials: bool) -> Readers {
+    fn by(request: &HeaderMap, listed: &[WebOrigin], credentials: bool) -> Readers {
         if credentials || listed.iter().any(WebOrigin::is_any) {
             return Readers::All;
         }
@@ -46,55 +57,47 @@ impl Readers {
             Some(origin) if listed.iter().any(|listed| listed.covers(origin.as_bytes())) => {
                 Readers::One(origin.clone())
             }
-            _ => Readers::None,
+            _ => Readers::None { others: !listed.is_empty() },
         }
+    }
+
+    /// Tells the browser, and the caches on the way to it.
+    pub(super) fn mark(self, headers: &mut HeaderMap) {
+        let allowed = match self {
+            Readers::None { others: false } => return,
+            Readers::All => EVERYTHING,
+            Readers::None { others: true } => {
+                headers.append(header::VARY, ORIGIN);
+                return;
+            }
+            Readers::One(origin) => {
+                headers.append(header::VARY, ORIGIN);
+                origin
+            }
+        };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EVERYTHING);
     }
 }
 
-/// Marks each answer for the browser.
-pub(super) async fn share(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let (listed, asks) = (&node.config().cors_origins, node.asks_for_tokens());
-    // The question before a request brings nothing: what counts is what the request will bring.
-    let credentials = asks && (access::brings_credentials(&request) || is_preflight(&request));
-    let readers = Readers::of(request.headers(), listed, credentials);
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    let allowed = match readers {
-        Readers::All => EVERYTHING,
-        // Without the origin, or with another, the same answer looks different.
-        _ if listed.is_empty() && !asks => return response,
-        Readers::One(origin) => {
-            headers.append(header::VARY, ORIGIN);
-            origin
-        }
-        Readers::None => {
-            headers.append(header::VARY, ORIGIN);
-            return response;
-        }
-    };
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EVERYTHING);
-    response
-}
-
-/// Answers a browser's question whether a page may send a request. Whether it may be answered, its own token will say.
-pub(super) async fn preflight(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    if !is_preflight(&request) {
-        return next.run(request).await;
+/// The answer to a browser's question whether a page may send a request, if this is one. Whether the request will be
+/// allowed is then judged by itself.
+pub(super) fn preflight(request: &Request, readers: &Readers) -> Option<Response> {
+    if !is_preflight(request) {
+        return None;
     }
-    let headers = request.headers();
-    if Readers::of(headers, &node.config().cors_origins, node.asks_for_tokens()) == Readers::None {
-        let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or("?");
+    if let Readers::None { .. } = readers {
+        let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or("?");
         let origin: String = origin.chars().take(200).collect();
         let detail = format!("pages of {origin} may not use this node; add the origin to the setting `cors_origins`");
-        return Problem::forbidden("cross-origin", detail).into_response();
+        return Some(Problem::forbidden("cross-origin", detail).into_response());
     }
     let answer = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, HEADERS),
         (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS),
     ];
-    (StatusCode::NO_CONTENT, answer).into_response()
+    Some((StatusCode::NO_CONTENT, answer).into_response())
 }
 
 fn is_preflight(request: &Request) -> bool {
@@ -113,18 +116,18 @@ mod tests {
         let asked = |origin: Option<&'static str>, listed: &[&str], credentials: bool| {
             let listed: Vec<WebOrigin> = listed.iter().map(|listed| listed.parse().unwrap()).collect();
             let origin = origin.map(|origin| (header::ORIGIN, HeaderValue::from_static(origin)));
-            Readers::of(&origin.into_iter().collect(), &listed, credentials)
+            Readers::by(&origin.into_iter().collect(), &listed, credentials)
         };
         let of = |origin, listed: &[&str]| asked(origin, listed, false);
         let page = Some("https://app.example");
-        assert_eq!(of(page, &[]), Readers::None);
+        assert_eq!(of(page, &[]), Readers::None { others: false });
         assert_eq!(
             of(page, &["https://b.example", "https://app.example"]),
             Readers::One("https://app.example".parse().unwrap())
         );
-        assert_eq!(of(page, &["https://app.example:8443"]), Readers::None);
+        assert_eq!(of(page, &["https://app.example:8443"]), Readers::None { others: true });
         assert_eq!(of(page, &["*"]), Readers::All);
-        assert_eq!(of(Some("null"), &["https://app.example"]), Readers::None);
+        assert_eq!(of(Some("null"), &["https://app.example"]), Readers::None { others: true });
         // The same for everybody, so that a cache need not tell them apart.
         assert_eq!(of(None, &["*"]), Readers::All);
         assert_eq!(asked(page, &[], true), Readers::All);

@@ -53,22 +53,18 @@ use problem::Problem;
 
 /// All resources, for a command that has the node in its own process: it owns the data directory and may do everything.
 pub fn router(node: Arc<Node>) -> Router {
-    around(routes(), node)
+    observed(routes(), node)
 }
 
 /// All resources behind the question who asks, for [`serve`].
 fn guarded_router(node: Arc<Node>) -> Router {
     let guard = axum::middleware::from_fn_with_state(node.clone(), access::guard);
-    around(routes().layer(guard), node)
+    observed(routes().layer(guard), node)
 }
 
 /// What lies around every answer, a refusal too.
-fn around(routes: Router<Arc<Node>>, node: Arc<Node>) -> Router {
-    routes
-        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::preflight))
-        .layer(axum::middleware::from_fn_with_state(node.clone(), problem::observe))
-        .layer(axum::middleware::from_fn_with_state(node.clone(), cors::share))
-        .with_state(node)
+fn observed(routes: Router<Arc<Node>>, node: Arc<Node>) -> Router {
+    routes.layer(axum::middleware::from_fn_with_state(node.clone(), problem::observe)).with_state(node)
 }
 
 fn routes() -> Router<Arc<Node>> {
@@ -110,7 +106,6 @@ fn routes() -> Router<Arc<Node>> {
         .method_not_allowed_fallback(|method: axum::http::Method, uri: axum::http::Uri| async move {
             Problem::method_not_allowed(format!("{method} is not possible on {}", uri.path()))
         })
-        .layer(axum::middleware::map_response(caching::by_default))
 }
 
 /// Rows of a list page: what the client asks for within the bound, else the default.

@@ -1,4 +1,5 @@
-//! Errors as `application/problem+json` (RFC 9457), and the layer that gives every request its id and its measure.
+//! Errors as `application/problem+json` (RFC 9457), and the layer that gives every request its id and its measure, and every
+//! answer what browsers and caches want to know.
 //!
 //! A handler returns a [`Problem`]; the layer writes the body, because only it knows the request's id.
 
@@ -17,6 +18,8 @@ use reelring_storage::Error as StorageError;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::caching;
+use super::cors::{self, Readers};
 use crate::jobs::JobError;
 use crate::limits;
 use crate::node::Node;
@@ -210,8 +213,11 @@ pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, nex
     let header_bytes = uri.path_and_query().map_or(0, |path| path.as_str().len())
         + uri.authority().map_or(0, |authority| authority.as_str().len())
         + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+    let readers = Readers::of(&node, &request);
     let mut response = if header_bytes > limits::HTTP_HEADER_BYTES {
         Problem::headers_too_large(header_bytes).into_response()
+    } else if let Some(answer) = cors::preflight(&request, &readers) {
+        answer
     } else {
         next.run(request).await
     };
@@ -231,6 +237,8 @@ pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, nex
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
+    caching::by_default(response.headers_mut());
+    readers.mark(response.headers_mut());
     let took = begun.elapsed();
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     node.http_metrics().answered(&method, route, response.status(), took);
