@@ -208,7 +208,7 @@ impl Client {
         self.call(Method::DELETE, path.into(), None).await
     }
 
-    fn request(&self, method: Method, path: String) -> Request {
+    pub(super) fn request(&self, method: Method, path: String) -> Request {
         Request { method, path, headers: HeaderMap::new(), body: RequestBody::Bytes(Bytes::new()), timeout: None }
     }
 
@@ -226,7 +226,11 @@ impl Client {
         self.parse(reply, &path).await
     }
 
-    async fn parse<T: DeserializeOwned>(&self, reply: Reply, path: &str) -> Result<T> {
+    pub(super) async fn send(&self, request: Request) -> Result<Reply> {
+        self.transport.send(request).await
+    }
+
+    pub(super) async fn parse<T: DeserializeOwned>(&self, reply: Reply, path: &str) -> Result<T> {
         let (body, whole) = bounded(reply.body, JSON_BYTES).await?;
         let parsed = if whole {
             serde_json::from_slice(&body).map_err(|error| error.to_string())
@@ -261,19 +265,19 @@ pub fn object_path(key: &Key) -> String {
     format!("/v1/objects/{}", utf8_percent_encode(key.as_str(), PATH))
 }
 
-fn header(reply: &Reply, name: &HeaderName) -> Option<String> {
+pub(super) fn header(reply: &Reply, name: &HeaderName) -> Option<String> {
     reply.headers.get(name).and_then(|value| value.to_str().ok()).map(String::from)
 }
 
 /// The BLAKE3 in a strong ETag, in lower-case hexadecimal; anything else is not ours to interpret.
-fn etag(reply: &Reply) -> Option<String> {
+pub(super) fn etag(reply: &Reply) -> Option<String> {
     let text = header(reply, &ETAG)?;
     let hash = text.strip_prefix('"')?.strip_suffix('"')?;
     let hex = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
     hex.then(|| hash.to_ascii_lowercase())
 }
 
-async fn refusal(reply: Reply) -> CliError {
+pub(super) async fn refusal(reply: Reply) -> CliError {
     let status = reply.status;
     let body = bounded(reply.body, PROBLEM_BYTES).await.map(|(body, _)| body).unwrap_or_default();
     CliError::Failed(describe(status, &body))

@@ -24,6 +24,7 @@ mod output;
 mod plugins;
 mod put;
 mod remote;
+mod resumable;
 mod rm;
 mod scrub;
 mod serve;

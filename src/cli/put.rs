@@ -7,9 +7,11 @@ use clap::Args;
 use reelring_storage::Key;
 
 use super::Place;
+use super::client::Stored;
 use super::display::{Display, Transfer};
 use super::exit::{CliError, Result};
 use super::output::{self, Output};
+use super::resumable::{Parts, RESUMABLE_BYTES};
 use super::session;
 use super::source::Source;
 use super::target::Absent;
@@ -59,6 +61,20 @@ impl Put {
         let begun = Instant::now();
         let stored = session::with(self.place.target(Absent::Create)?, async |session| {
             let mut transfer = Transfer::new(display.clone(), "storing".into(), length);
+            if let Some(length) = length.filter(|length| *length >= RESUMABLE_BYTES)
+                && session.client.address().is_some()
+                && let Some(upload) =
+                    session.client.begin_upload(&key, length, content_type, !self.no_replace).await?
+            {
+                let parts = Parts::new(&self.file, length, move |bytes| transfer.add(bytes));
+                return tokio::select! {
+                    stored = session.client.finish_upload(&upload, &key, &parts) => compare(&key, stored?, parts.hash()),
+                    () = session.interrupt.cancelled() => {
+                        session.client.drop_upload(&upload).await;
+                        Err(CliError::Interrupted(format!("{key} was not stored; what was sent is discarded")))
+                    }
+                };
+            }
             let (body, hash) = source.stream(move |bytes| transfer.add(bytes))?;
             let stored = tokio::select! {
                 stored = session.client.put_object(&key, length, content_type, !self.no_replace, body) => stored?,
@@ -66,16 +82,7 @@ impl Put {
                     return Err(CliError::Interrupted(format!("{key} was not stored; what was sent is discarded")));
                 }
             };
-            let hash = hash.await.map_err(|_| {
-                CliError::failed(format!("the node acknowledged {key} before all of it was read; run the command again"))
-            })?;
-            match &stored.blake3 {
-                Some(kept) if kept != hash.to_hex().as_str() => Err(CliError::failed(format!(
-                    "the node stored other bytes under {key} than were sent: BLAKE3 {kept} instead of {hash}; check the \
-                     machine's memory and the way to the node, then store it again"
-                ))),
-                _ => Ok(stored),
-            }
+            compare(&key, stored, hash.await.ok())
         })
         .inspect_err(|_| display.clear())?;
         display.clear();
@@ -89,6 +96,22 @@ impl Put {
             out.line(key.as_str())?
         }
         out.finish()
+    }
+}
+
+/// Whether the node has what was sent.
+fn compare(key: &Key, stored: Stored, sent: Option<blake3::Hash>) -> Result<Stored> {
+    let Some(hash) = sent else {
+        return Err(CliError::failed(format!(
+            "the node acknowledged {key} before all of it was read; run the command again"
+        )));
+    };
+    match &stored.blake3 {
+        Some(kept) if kept != hash.to_hex().as_str() => Err(CliError::failed(format!(
+            "the node stored other bytes under {key} than were sent: BLAKE3 {kept} instead of {hash}; check the \
+             machine's memory and the way to the node, then store it again"
+        ))),
+        _ => Ok(stored),
     }
 }
 

@@ -197,3 +197,35 @@ async fn uploads_that_are_cut_and_killed_end_with_the_right_bytes() {
     .await;
     println!("{made} cuts, {kills} kills, {objects} objects equal, {asked} offsets asked for, none went down");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_goes_on_after_cuts_and_a_kill() {
+    let folder = scratch("put");
+    let data = folder.path().join("data");
+    let body = Noise::bytes(11, 40 << 20);
+    let file = folder.path().join("film.mp4");
+    std::fs::write(&file, &body).unwrap();
+    let gate = Gate::open(20 << 20).await;
+    let mut node = Node::start(&data).await;
+    gate.lead_to(Some(node.addr()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reelring"));
+    command.arg("put").arg(&file).args(["--quiet", "--node", &gate.url("")]).env_clear().current_dir("/");
+    let mut put = Owned::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    eventually("the upload begins", Duration::from_secs(20), async || (!node.partials().is_empty()).then_some(()))
+        .await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(put.running() && gate.cut(true) > 0, "it ended too early to be cut");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(put.running(), "it ended too early for a kill");
+    gate.lead_to(None);
+    node.kill();
+    gate.cut(true);
+    node = Node::start(&data).await;
+    gate.lead_to(Some(node.addr()));
+    eventually("the command ends", Duration::from_secs(60), async || (!put.running()).then_some(())).await;
+    assert!(put.0.wait().unwrap().success());
+    let got = node.object("film.mp4").send().await.unwrap();
+    assert_eq!(got.headers()["content-type"], "video/mp4");
+    assert!(got.bytes().await.unwrap() == body);
+    assert!(node.partials().is_empty(), "{:?}", node.partials());
+}
