@@ -69,6 +69,10 @@ pub const HTTP_COMPLAINT_BYTES: u64 = 2 << 10;
 pub const HTTP_BUFFER: usize = 256 << 10;
 /// Bytes dropped at once by a client that does not look at them.
 pub const HTTP_DISCARD: usize = 1 << 20;
+/// How often the sockets of a server are counted until it has taken all its connections.
+pub const LOOK_AT_SOCKETS: Duration = Duration::from_millis(50);
+/// Bytes read at once of an answer's head, which few bytes of its body share.
+pub const DRAIN_HEAD_BYTES: usize = 2 << 10;
 /// Bytes of an upload between two looks at Ctrl-C.
 pub const UPLOAD_PIECE: u64 = 16 << 20;
 /// How often something is looked at that cannot tell by itself.
@@ -77,8 +81,10 @@ pub const POLL: Duration = Duration::from_millis(20);
 pub const JOB: Duration = Duration::from_secs(1800);
 /// How long wrk waits for one answer: a large file over many connections takes its time.
 pub const WRK_TIMEOUT: Duration = Duration::from_secs(60);
-/// A round of wrk, which counts whole seconds: short, so that a cold round ends before everything is warm.
-pub const WRK_ROUND: Duration = Duration::from_secs(1);
+/// A round of wrk or of the client in its place; wrk counts whole seconds: short, so that a cold round ends before everything is warm.
+pub const CLIENT_ROUND: Duration = Duration::from_secs(1);
+/// The same with very many connections, of something hot.
+pub const CLIENT_ROUND_OF_MANY: Duration = Duration::from_secs(3);
 /// A pass of hot requests beside cold streams.
 pub const MIXED_ROUND: Duration = Duration::from_secs(3);
 /// How long pages of a file may be in use until it counts as impossible to make cold.

@@ -61,11 +61,13 @@ pub fn each<P>(
 /// Seconds, and CPU seconds of this thread, that it takes to bring a file to the disk.
 pub fn sync(path: &Path) -> anyhow::Result<(f64, f64)> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
-    let cpu = || {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-    };
-    let (start, before) = (Instant::now(), cpu());
+    let (start, before) = (Instant::now(), thread_cpu_seconds());
     file.sync_data().with_context(|| format!("syncing {}", path.display()))?;
-    Ok((start.elapsed().as_secs_f64(), cpu() - before))
+    Ok((start.elapsed().as_secs_f64(), thread_cpu_seconds() - before))
+}
+
+/// CPU seconds of the calling thread so far.
+pub fn thread_cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

@@ -46,8 +46,8 @@ pub enum Compare {
     /// One engine beside itself: how small a difference this machine can tell right now.
     #[command(name = "self")]
     Own(own::OwnArgs),
-    /// Serving files: the node beside nginx, wrk being the client of both.
-    Nginx(Beside),
+    /// Serving files: the node beside nginx, with the same client at both.
+    Nginx(nginx::NginxArgs),
     /// Storing a file durably: a PUT to the node beside fio's writes and nginx's dav.
     Upload(Beside),
     /// Fetching a file: the node beside aria2c.
@@ -110,7 +110,7 @@ impl Compare {
         match self {
             Compare::Fio(args) => &args.common,
             Compare::Own(args) => &args.common,
-            Compare::Nginx(args) => &args.common,
+            Compare::Nginx(args) => &args.beside.common,
             Compare::Upload(args) => &args.common,
             Compare::Aria2(args) => &args.common,
             Compare::Ffmpeg(args) => &args.common,

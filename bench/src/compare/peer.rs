@@ -130,6 +130,10 @@ impl Peer {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn pid(&self) -> u32 {
         self.running.id()
     }

@@ -18,7 +18,7 @@ use crate::limits;
 const PAGE_BYTES: u64 = 4096;
 /// Of a file that counts as cold. The kernel frees sent socket buffers in batches, up to 64 on each processor: as much as
 /// that of what has just been sent stays referenced until there is other traffic.
-const RESIDENT_BYTES_MAX: f64 = (16 << 20) as f64;
+pub const RESIDENT_BYTES_MAX: f64 = (16 << 20) as f64;
 /// The same as a share, for large files.
 const RESIDENT_MAX: f64 = 0.02;
 

@@ -1,10 +1,11 @@
-//! `compare nginx`: the same bytes served by the node and by nginx, with wrk as the client of both.
+//! `compare nginx`: the same bytes served by the node and by nginx, with wrk, or a client that costs less, at both.
 //!
 //! Hot cases repeat over what is in memory; before each round of a cold one both servers' files leave the page cache and
 //! the node is started anew, so that it has to verify what it reads. Only the server is measured, not wrk; both share the
 //! processors. The scratch folder and everything in it end with the call.
 
 pub mod cold;
+mod drain;
 mod hot_cold;
 pub mod server;
 mod wrk;
@@ -15,9 +16,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use clap::{Args, ValueEnum};
 
 use self::server::Reading;
 use self::wrk::{Load, Outcome};
@@ -30,8 +32,25 @@ use super::usage;
 use crate::limits;
 
 const WRK: Program = Program { name: "wrk", package: "wrk", version: "-v" };
+/// Connections that take longer rounds.
+const MANY: u32 = 512;
 /// Of the ranges whose hashes are compared before the first round.
 const SAMPLED: usize = 16;
+
+#[derive(Debug, Args)]
+pub struct NginxArgs {
+    #[command(flatten)]
+    pub beside: Beside,
+    /// Who asks: wrk, or a client that has the kernel drop what arrives
+    #[arg(long, value_enum, default_value_t = Client::Wrk)]
+    client: Client,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Client {
+    Wrk,
+    Drain,
+}
 
 /// One line of the result.
 #[derive(Debug, Clone)]
@@ -100,6 +119,7 @@ fn plans(quick: bool) -> Vec<Plan> {
 /// Everything that stays the same from case to case.
 struct Bench<'a> {
     options: &'a Beside,
+    client: Client,
     program: node::Program,
     nginx: PathBuf,
     versions: [String; 2],
@@ -108,10 +128,13 @@ struct Bench<'a> {
     /// Objects that a server was seen to send whole, and what they are.
     sent: RefCell<BTreeSet<(&'static str, String)>>,
     digests: RefCell<BTreeMap<String, (u64, String)>>,
+    /// Of the rounds of a case, the fewest sockets that a server had open at its best moment.
+    fewest: RefCell<BTreeMap<String, usize>>,
 }
 
-pub fn compare(options: &Beside) -> anyhow::Result<Section> {
-    let wrk = WRK.version()?;
+pub fn compare(args: &NginxArgs) -> anyhow::Result<Section> {
+    let NginxArgs { beside: options, client } = args;
+    let wrk = if *client == Client::Wrk { WRK.version()? } else { String::new() };
     let nginx = server::executable()?;
     let program = options.program()?;
     let quick = options.common.quick;
@@ -129,9 +152,13 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
         cases: Vec::new(),
     };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let who = match client {
+        Client::Wrk => format!("{wrk}, one thread, which copies all it receives,"),
+        Client::Drain => "A client of our own, one thread, which reads heads and has the kernel drop bodies,".into(),
+    };
     section.notes.push(format!(
-        "{wrk}, one thread, shares {processors} processors with the server it loads: throughput is that of both together. \
-         CPU, context switches and memory are the server's alone."
+        "{who} shares {processors} processors with the server it loads: throughput is that of both together, and the client's \
+         where its processors (client CPUs) are near 1. CPU, context switches and memory are the server's alone."
     ));
     section.notes.push(
         "Memory: what the node maps of the page cache counts as its resident set; what nginx hands over by sendfile does not."
@@ -149,6 +176,7 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
     }
     let bench = Bench {
         options,
+        client: *client,
         program,
         nginx,
         versions,
@@ -156,6 +184,7 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
         node: RefCell::default(),
         sent: RefCell::default(),
         digests: RefCell::default(),
+        fewest: RefCell::default(),
     };
     beside::each(&mut section, &steps, |step, notes| match step {
         Step::Wrk(plan) => bench.case(plan, notes),
@@ -167,15 +196,15 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
 impl Bench<'_> {
     fn case(&self, plan: &Plan, notes: &mut Vec<String>) -> anyhow::Result<Option<Case>> {
         let root = self.scratch.path().join("www");
-        let name = format!("{}.bin", plan.load.size);
-        let file = root.join(&name);
+        let object = format!("{}.bin", plan.load.size);
+        let file = root.join(&object);
         self.ensure_node()?;
         if !file.exists() {
             node::noise_file(&file, plan.load.size, plan.load.size)?;
-            self.with_node(|node| node.put(&name, &file))?;
+            self.with_node(|node| node.put(&object, &file))?;
         }
         let nginx = server::start(&self.nginx, self.scratch.path(), &root, plan.reading)?;
-        let (same_work, heads) = self.same(plan, &nginx, &name, &file)?;
+        let (same_work, heads) = self.same(plan, &nginx, &object, &file)?;
 
         let (node_rounds, nginx_rounds) = (RefCell::new(1..), RefCell::new(1..));
         let next = |seeds: &RefCell<std::ops::RangeFrom<u32>>| seeds.borrow_mut().next().unwrap_or(1);
@@ -187,8 +216,8 @@ impl Bench<'_> {
                 self.evict(&file)?;
             }
             self.with_node(|node| {
-                let url = node.url(&node::object(&name));
-                let (answered, used) = node.measure(|| self.load(plan, &url, next(&node_rounds), node.peer()))?;
+                let (target, seed) = (node::object(&object), next(&node_rounds));
+                let (answered, used) = node.measure(|| self.load(plan, &target, seed, node.peer()))?;
                 finish(plan, answered, used, heads[0])
             })
         };
@@ -197,17 +226,27 @@ impl Bench<'_> {
                 self.node.take();
                 self.evict(&file)?;
             }
-            let url = format!("http://{}/{name}", nginx.address());
-            let (answered, used) = nginx.measure(|| self.load(plan, &url, next(&nginx_rounds), &nginx))?;
+            let (target, seed) = (format!("/{object}"), next(&nginx_rounds));
+            let (answered, used) = nginx.measure(|| self.load(plan, &target, seed, &nginx))?;
             finish(plan, answered, used, heads[1])
         };
-        let turns = Turns {
-            title: &plan.name,
-            ours: "reelring",
-            theirs: plan.reading.name(),
-            rounds: self.options.common.rounds(),
+        // The same load by another client is another case.
+        let name = match self.client {
+            Client::Wrk => plan.name.clone(),
+            Client::Drain => format!("{}-drain", plan.name),
         };
+        let turns =
+            Turns { title: &name, ours: "reelring", theirs: plan.reading.name(), rounds: self.options.common.rounds() };
         let pairs = rounds::alternate(turns, ours, theirs)?;
+        for (server, open) in self.fewest.take() {
+            let wanted = plan.load.connections;
+            if open < wanted as usize {
+                notes.push(format!(
+                    "{name}: {server} HAD NEVER MORE THAN {open} SOCKETS OPEN IN A ROUND: the rest of the {wanted} connections \
+                     waited outside"
+                ));
+            }
+        }
         if plan.cold {
             let most = pairs.ours.iter().chain(&pairs.theirs).map(|run| run.bytes).max().unwrap_or(0);
             if most > plan.load.size {
@@ -223,7 +262,7 @@ impl Bench<'_> {
         let [our_version, their_version] = self.versions.clone();
         let ours = Side { name: "reelring".into(), version: our_version, runs: pairs.ours };
         let theirs = Side { name: plan.reading.name().into(), version: their_version, runs: pairs.theirs };
-        Ok(Case::of(&plan.name, ours, theirs, same_work))
+        Ok(Case::of(name, ours, theirs, same_work))
     }
 
     fn ensure_node(&self) -> anyhow::Result<()> {
@@ -293,33 +332,52 @@ impl Bench<'_> {
         cold::evict(&files)
     }
 
-    /// What wrk counted, and the CPU seconds that it took for that.
-    fn load(&self, plan: &Plan, url: &str, seed: u32, server: &Peer) -> anyhow::Result<(Outcome, f64)> {
+    /// What the client counted, and the CPU seconds that it took for that.
+    fn load(&self, plan: &Plan, target: &str, seed: u32, server: &Peer) -> anyhow::Result<(Outcome, f64)> {
+        // Many connections take their time until all of them have something; what is cold is all read soon.
+        let many = plan.load.connections >= MANY && !plan.cold;
+        let own = if many { limits::CLIENT_ROUND_OF_MANY } else { limits::CLIENT_ROUND };
+        let round = self.options.common.runtime().unwrap_or(own);
+        // wrk counts whole seconds; a comparison of the two clients should not be one of round lengths.
+        let round = Duration::from_secs(wrk::whole_seconds(round));
+        let (over, wanted) = (AtomicBool::new(false), plan.load.connections as usize);
+        let (answered, open) = std::thread::scope(|scope| {
+            let looker = scope.spawn(|| {
+                let mut most = 0;
+                while most < wanted && !over.load(Ordering::Acquire) {
+                    std::thread::sleep(limits::LOOK_AT_SOCKETS);
+                    most = most.max(usage::sockets(server.pid()));
+                }
+                most
+            });
+            let answered = match self.client {
+                Client::Wrk => self.wrk(plan, target, seed, server, round),
+                Client::Drain => drain::run(server.address(), target, &plan.load, seed, round),
+            };
+            over.store(true, Ordering::Release);
+            (answered, looker.join())
+        });
+        let (answered, open) = (answered?, open.map_err(|_| anyhow!("the thread that counts connections panicked"))?);
+        // A server that lets some wait outside is measured with the others alone, whatever the client was told.
+        let mut fewest = self.fewest.borrow_mut();
+        let known = fewest.entry(server.name().to_owned()).or_insert(usize::MAX);
+        *known = open.min(*known);
+        Ok(answered)
+    }
+
+    fn wrk(
+        &self,
+        plan: &Plan,
+        target: &str,
+        seed: u32,
+        server: &Peer,
+        round: Duration,
+    ) -> anyhow::Result<(Outcome, f64)> {
         let script = self.scratch.path().join("load.lua");
         fs::write(&script, plan.load.script(seed)).with_context(|| script.display().to_string())?;
-        let round = self.options.common.runtime().unwrap_or(limits::WRK_ROUND);
-        let mut command: Command = plan.load.command(Path::new(WRK.name), &script, url, round);
-        let half = Duration::from_secs(wrk::whole_seconds(round)) / 2;
-        let over = AtomicBool::new(false);
-        let (ended, open) = std::thread::scope(|scope| {
-            let looker = scope.spawn(|| {
-                let start = Instant::now();
-                while start.elapsed() < half && !over.load(Ordering::Acquire) {
-                    std::thread::sleep(limits::POLL);
-                }
-                usage::sockets(server.pid())
-            });
-            let ended = usage::run(&mut command);
-            over.store(true, Ordering::Release);
-            (ended, looker.join())
-        });
-        let (ended, open) = (ended?, open.map_err(|_| anyhow!("the thread that counts connections panicked"))?);
-        // A server that lets some wait outside is measured with the others alone, whatever wrk was told.
-        let wanted = plan.load.connections;
-        ensure!(
-            open >= wanted as usize,
-            "in the middle of the round the server had {open} sockets open, not {wanted} connections"
-        );
+        let url = format!("http://{}{target}", server.address());
+        let mut command: Command = plan.load.command(Path::new(WRK.name), &script, &url, round);
+        let ended = usage::run(&mut command)?;
         let outcome = Outcome::parse(&String::from_utf8_lossy(&ended.stdout))?;
         Ok((outcome, ended.usage.cpu_seconds))
     }

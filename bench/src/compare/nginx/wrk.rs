@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use hdrhistogram::Histogram;
 use serde::Deserialize;
 
 use crate::limits;
@@ -65,6 +66,19 @@ impl Load {
         let mut draw = Draw(seed.clamp(1, Draw::MODULUS as u32 - 1).into());
         let length = self.answer();
         (0..count).map(|_| draw.next(self.blocks()) * length).map(|first| (first, first + length - 1)).collect()
+    }
+
+    /// The ranges' numbers as the script draws them, one after the other.
+    pub fn blocks_from(&self, seed: u32) -> Blocks {
+        let mut draw = Draw(seed.clamp(1, Draw::MODULUS as u32 - 1).into());
+        let mut deck: Vec<u64> = Vec::new();
+        for number in 0..if self.distinct { self.blocks() } else { 0 } {
+            let other = draw.next(number + 1) as usize;
+            deck.push(number);
+            deck[number as usize] = deck[other];
+            deck[other] = number;
+        }
+        Blocks { draw, deck, at: 0 }
     }
 
     /// The script for wrk. All numbers stay below 2^53, where Lua's are exact.
@@ -135,6 +149,24 @@ impl Load {
     }
 }
 
+/// Draws the numbers of ranges.
+pub struct Blocks {
+    draw: Draw,
+    /// Of a load whose ranges are distinct.
+    deck: Vec<u64>,
+    at: usize,
+}
+
+impl Blocks {
+    pub fn next(&mut self, load: &Load) -> u64 {
+        if self.deck.is_empty() {
+            return self.draw.next(load.blocks());
+        }
+        self.at = self.at % self.deck.len() + 1;
+        self.deck[self.at - 1]
+    }
+}
+
 /// What wrk makes of a round's length.
 pub fn whole_seconds(round: Duration) -> u64 {
     round.as_secs_f64().ceil().max(1.0) as u64
@@ -158,6 +190,21 @@ impl Outcome {
         let line = output.lines().find_map(|line| line.trim().strip_prefix(MARK));
         let line = line.with_context(|| format!("wrk printed no result: {}", output.trim()))?;
         serde_json::from_str(line).with_context(|| format!("wrk's result {line:?}"))
+    }
+
+    /// What another client counted, in which every error ends the round.
+    pub fn counted(elapsed: Duration, requests: u64, bytes: u64, latencies: &Histogram<u64>) -> Outcome {
+        Outcome {
+            duration_us: elapsed.as_secs_f64() * 1e6,
+            requests,
+            bytes,
+            connect_errors: 0,
+            read_errors: 0,
+            write_errors: 0,
+            status_errors: 0,
+            timeouts: 0,
+            latency_us: QUANTILES.map(|share| latencies.value_at_quantile(share) as f64 / 1000.0).to_vec(),
+        }
     }
 
     /// Whether only whole, right answers were counted. A server that ignored ranges, or sent errors, shows in the bytes.
@@ -242,6 +289,20 @@ mod tests {
         assert_ne!(sample, LOAD.sample(8, 100));
         let whole = Load { range: None, ..LOAD };
         assert_eq!(whole.sample(7, 1), [(0, (1 << 20) - 1)]);
+    }
+
+    #[test]
+    fn blocks_are_drawn_as_the_sample_is_and_distinct_ones_each_once() {
+        let distinct = Load { distinct: true, ..LOAD };
+        let mut blocks = distinct.blocks_from(7);
+        let mut drawn: Vec<u64> = (0..32).map(|_| blocks.next(&distinct)).collect();
+        assert_eq!(drawn[..16], drawn[16..]);
+        drawn.truncate(16);
+        drawn.sort_unstable();
+        assert!(drawn.into_iter().eq(0..16));
+        let mut blocks = LOAD.blocks_from(7);
+        let firsts: Vec<u64> = LOAD.sample(7, 9).iter().map(|(first, _)| first >> 16).collect();
+        assert!(firsts.into_iter().all(|first| first == blocks.next(&LOAD)));
     }
 
     #[test]
