@@ -51,6 +51,9 @@ pub struct Config {
     /// Client connections that may be open at the same time, altogether and of one address.
     pub max_connections: usize,
     pub max_connections_per_client: usize,
+    /// PEM files of the certificate chain and its key: the node speaks https.
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +100,8 @@ pub struct Settings {
     pub hosts: Option<Vec<String>>,
     pub max_connections: Option<u64>,
     pub max_connections_per_client: Option<u64>,
+    pub tls_cert: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
 }
 
 /// Where each value came from: `default`, `file PATH`, `environment NAME`, `flag --NAME`.
@@ -197,6 +202,8 @@ fn from_environment(get: impl Fn(&str) -> Option<String>) -> Result<Settings, Co
         hosts: get("REELRING_HOSTS").filter(|list| !list.is_empty()).map(|list| names(&list)),
         max_connections: var!("REELRING_MAX_CONNECTIONS"),
         max_connections_per_client: var!("REELRING_MAX_CONNECTIONS_PER_CLIENT"),
+        tls_cert: var!("REELRING_TLS_CERT"),
+        tls_key: var!("REELRING_TLS_KEY"),
     })
 }
 
@@ -286,6 +293,8 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
     let max_connections_per_client =
         pick!(max_connections_per_client, Some(limits::HTTP_CONNECTIONS_PER_CLIENT as u64));
     let max_connections_per_client = connections("max_connections_per_client", max_connections_per_client)?;
+    let tls_cert = pick!(tls_cert, None);
+    let tls_key = pick!(tls_key, None);
     let choice = engine.parse::<EngineChoice>().map_err(|error| ConfigError::Value {
         name: "engine".into(),
         value: engine.clone(),
@@ -311,6 +320,8 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         hosts,
         max_connections,
         max_connections_per_client,
+        tls_cert,
+        tls_key,
     };
     Ok((config, origins))
 }

@@ -25,6 +25,17 @@ pub const HTTP_REFUSED_RETRY_AFTER: Duration = Duration::from_secs(5);
 pub const HTTP_HEADER_BYTES: usize = 64 * KIB;
 /// Time a client has to send the headers of a request.
 pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A TLS handshake; a file with a certificate or a key.
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+pub const TLS_FILE_BYTES: u64 = 1 << 20;
+/// Requests at the same time on one connection of HTTP/2, what of their bodies may be on the way, and what of one answer
+/// waits in memory.
+pub const HTTP2_STREAMS: u32 = 64;
+pub const HTTP2_STREAM_WINDOW: u32 = 1 << 20;
+pub const HTTP2_CONNECTION_WINDOW: u32 = 4 << 20;
+pub const HTTP2_SEND_BUFFER: usize = 256 * KIB;
+/// Streams reset before they are looked at, and for breaking the protocol; one more ends the connection.
+pub const HTTP2_RESETS: usize = 20;
 /// Connections of commands on the node's own machine, beside those above.
 pub const LOCAL_CONNECTIONS: usize = 64;
 /// Longest pause between two pieces of an upload.

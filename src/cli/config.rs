@@ -9,6 +9,7 @@ use super::exit::{CliError, Result};
 use super::output::{self, DIM, Output};
 use super::serve::check_listen;
 use crate::config::{Config as Resolved, Origins, Settings};
+use crate::http::Tls;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -70,6 +71,7 @@ impl Config {
             Action::Check { source } => {
                 let (config, origins) = source.resolve()?;
                 check_listen(&config).map_err(CliError::failed)?;
+                Tls::of(&config).map_err(|error| CliError::failed(error.to_string()))?;
                 let mut files: Vec<_> = origins.values().filter_map(|origin| origin.strip_prefix("file ")).collect();
                 files.dedup();
                 let from = files.first().map_or("no file is in use".into(), |file| format!("{file} is in use"));

@@ -4,7 +4,7 @@
 //! progress end, jobs keep their state for the next start. A second signal ends the process at once, which costs no
 //! acknowledged data.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,13 +12,15 @@ use std::sync::Arc;
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, Result};
 use super::interrupt;
 use super::target::{lock_holder, running_node};
 use crate::access::Access;
-use crate::config::{Config, Settings};
+use crate::config::{Anonymous, Config, Settings};
+use crate::http::Tls;
 use crate::node::Node;
 use crate::size::Size;
 use crate::{http, limits, telemetry};
@@ -30,6 +32,7 @@ Examples:
   reelring serve --data /srv/media --listen 127.0.0.1:9000
   reelring serve --config /etc/reelring.toml
   reelring serve --data /srv/media --volume /disk2/media --volume /disk3/media --min-free 50GiB
+  reelring serve --listen 0.0.0.0:8443 --tls-cert cert.pem --tls-key key.pem
   REELRING_LOG=debug reelring serve         tell more
 
 Stop it with Ctrl-C or SIGTERM: requests end, jobs go on at the next start. To listen on other
@@ -65,6 +68,15 @@ pub struct Serve {
     /// A copy of hls.js for the player page, for browsers that play no HLS of their own
     #[arg(long, value_name = "FILE")]
     player_js: Option<PathBuf>,
+    /// Certificate chain in PEM: the node speaks https, HTTP/2 included; read again on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key in PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// What clients without a token may do on a node that has tokens: none or read [default: none]
+    #[arg(long, value_name = "WHAT")]
+    anonymous: Option<Anonymous>,
     /// Listen beyond loopback although anybody who reaches the port may then read, write and delete
     #[arg(long)]
     insecure_no_auth: bool,
@@ -83,11 +95,15 @@ impl Serve {
             insecure_no_auth: self.insecure_no_auth.then_some(true),
             workers: self.workers,
             player_js: self.player_js,
+            tls_cert: self.tls_cert,
+            tls_key: self.tls_key,
+            anonymous: self.anonymous,
             ..Settings::default()
         };
         let (config, _) =
             Config::resolve(self.config.as_deref(), flags).map_err(|error| CliError::usage(error.to_string()))?;
         check_listen(&config).map_err(CliError::usage)?;
+        let tls = Tls::of(&config).map_err(|error| CliError::usage(error.to_string()))?.map(Arc::new);
         telemetry::init("info");
         raise_descriptor_limit();
         // Before the data directory is touched: a port in use is the most common mistake.
@@ -96,11 +112,11 @@ impl Serve {
             .enable_all()
             .build()
             .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
-        runtime.block_on(serve(config, listener))
+        runtime.block_on(serve(config, listener, tls))
     }
 }
 
-async fn serve(config: Config, listener: TcpListener) -> Result<()> {
+async fn serve(config: Config, listener: TcpListener, tls: Option<Arc<Tls>>) -> Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)
         .map_err(|error| CliError::failed(format!("cannot listen: {error}")))?;
     let address = listener.local_addr().map_err(|error| CliError::failed(format!("cannot listen: {error}")))?;
@@ -108,8 +124,16 @@ async fn serve(config: Config, listener: TcpListener) -> Result<()> {
     let node = Node::start(config.clone()).await.map_err(|error| CliError::failed(error.to_string()))?;
     let engine = node.store().engine();
     let data = config.data.display();
-    tracing::info!("ready on http://{address}, data in {data}, engine {} ({})", engine.name, engine.reason);
-    let outcome = answer(&node, listener, stop).await;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    if tls.is_none() && node.asks_for_tokens() && !config.listens_on_loopback() {
+        tracing::warn!(
+            "tokens travel unencrypted; give tls_cert and tls_key, or put a proxy that speaks https in front"
+        );
+    }
+    watch_for_reload(&node, tls.clone())
+        .map_err(|error| CliError::failed(format!("cannot watch for signals: {error}")))?;
+    tracing::info!("ready on {scheme}://{address}, data in {data}, engine {} ({})", engine.name, engine.reason);
+    let outcome = answer(&node, listener, tls, stop).await;
     let drained = node.drain().await;
     outcome?;
     drained.map_err(|error| CliError::failed(format!("the data directory could not be closed: {error}")))?;
@@ -118,10 +142,15 @@ async fn serve(config: Config, listener: TcpListener) -> Result<()> {
 }
 
 /// Serves until a signal comes, then until the requests in progress are over.
-async fn answer(node: &Arc<Node>, listener: tokio::net::TcpListener, stop: CancellationToken) -> Result<()> {
+async fn answer(
+    node: &Arc<Node>,
+    listener: tokio::net::TcpListener,
+    tls: Option<Arc<Tls>>,
+    stop: CancellationToken,
+) -> Result<()> {
     let failed = |error: io::Error| CliError::failed(format!("the listener failed: {error}"));
     let shutdown = CancellationToken::new();
-    let mut serving = std::pin::pin!(http::serve(node.clone(), listener, shutdown.clone()));
+    let mut serving = std::pin::pin!(http::serve(node.clone(), listener, tls, shutdown.clone()));
     tokio::select! {
         served = &mut serving => return served.map_err(failed),
         () = stop.cancelled() => {}
@@ -131,6 +160,38 @@ async fn answer(node: &Arc<Node>, listener: tokio::net::TcpListener, stop: Cance
     node.closing().cancel();
     shutdown.cancel();
     serving.await.map_err(failed)
+}
+
+/// SIGHUP: the certificate and the tokens are read again. What is wrong with them is told, and the old ones stay.
+fn watch_for_reload(node: &Arc<Node>, tls: Option<Arc<Tls>>) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let node = node.clone();
+    let on_terminal = io::stdin().is_terminal();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            if on_terminal && !io::stdin().is_terminal() {
+                // Not a request to reload: the terminal is gone, and with it whoever watched.
+                rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).ok();
+                return;
+            }
+            let (node, tls) = (node.clone(), tls.clone());
+            let read = tokio::task::spawn_blocking(move || reload(&node, tls.as_deref()));
+            let _ = read.await;
+        }
+    });
+    Ok(())
+}
+
+fn reload(node: &Node, tls: Option<&Tls>) {
+    match node.access().reload() {
+        Ok(tokens) => tracing::info!(tokens, "read the tokens again"),
+        Err(error) => tracing::error!(%error, "the tokens stay as they were"),
+    }
+    let Some(tls) = tls else { return };
+    match tls.reload() {
+        Ok(()) => tracing::info!("new connections get the certificate that is in {} now", tls.certificate().display()),
+        Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+    }
 }
 
 fn bind(config: &Config) -> Result<TcpListener> {

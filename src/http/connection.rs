@@ -5,56 +5,68 @@
 //! after the request in progress.
 
 use std::future::Future;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
+use bytes::Bytes;
 use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::body::Body as HttpBody;
+use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::access::Peer;
 use super::admission::{Admission, Requests, Seat};
 use super::linger::Linger;
 use super::metrics::SentBytes;
 use super::patience::Patience;
+use super::tls::{self, Tls};
 use super::zero_copy::{Outgoing, SendStream};
 use crate::limits;
 use crate::node::Node;
 
-/// What all connections share.
+/// What all connections share, and the way to their common end.
 pub(super) struct Connections {
-    service: TowerToHyperService<Router>,
-    http: http1::Builder,
+    shared: Shared,
+    tls: Option<Arc<Tls>>,
     graceful: GracefulShutdown,
-    sent: SentBytes,
     admission: Arc<Admission>,
 }
 
+#[derive(Clone)]
+struct Shared {
+    service: TowerToHyperService<Router>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    sent: SentBytes,
+    closing: CancellationToken,
+}
+
 impl Connections {
-    pub(super) fn new(node: &Arc<Node>) -> Self {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
+    pub(super) fn new(node: &Arc<Node>, tls: Option<Arc<Tls>>) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .timer(TokioTimer::new())
             .header_read_timeout(limits::HTTP_HEADER_TIMEOUT)
             .max_buf_size(limits::HTTP_HEADER_BYTES)
             // A client that has sent its request may close its side and wait for the answer.
             .half_close(true);
-        let service = TowerToHyperService::new(super::guarded_router(node.clone()));
-        Self {
-            service,
-            http,
-            graceful: GracefulShutdown::new(),
+        let shared = Shared {
+            service: TowerToHyperService::new(super::guarded_router(node.clone())),
+            http1,
+            http2: super::http2::builder(),
             sent: node.http_metrics().sent().clone(),
-            admission: Admission::of(node),
-        }
+            closing: node.closing().clone(),
+        };
+        Self { shared, tls, graceful: GracefulShutdown::new(), admission: Admission::of(node) }
     }
 
     /// Who may have a connection.
@@ -65,30 +77,24 @@ impl Connections {
     /// Serves a client from anywhere in a task of its own, which holds `seat` until the connection is over.
     pub(super) fn serve(&self, stream: TcpStream, seat: Seat) {
         let _ = stream.set_nodelay(true);
-        let outgoing = Outgoing::by_file(self.sent.clone());
-        let stream = SendStream::new(stream, outgoing.clone());
-        spawn(self.http1(stream, outgoing, Peer::Stranger, &seat), seat, None);
+        let (shared, watcher, requests) = (self.shared.clone(), self.graceful.watcher(), seat.requests());
+        match &self.tls {
+            Some(tls) => spawn(shared.encrypted(stream, tls.acceptor(), requests, watcher), seat, None),
+            None => {
+                let outgoing = Outgoing::by_file(shared.sent.clone());
+                let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
+                let service = shared.introduce(Peer::Stranger, outgoing, requests);
+                spawn(shared.http1(stream, service, watcher), seat, None);
+            }
+        }
     }
 
     /// Serves whoever owns the data directory.
     pub(super) fn serve_owner(&self, stream: UnixStream, permit: OwnedSemaphorePermit) {
-        let (outgoing, seat) = (Outgoing::by_memory(self.sent.clone()), self.admission.admit_owner());
-        spawn(self.http1(stream, outgoing, Peer::Owner, &seat), seat, Some(permit));
-    }
-
-    fn http1<S>(
-        &self,
-        stream: S,
-        outgoing: Outgoing,
-        peer: Peer,
-        seat: &Seat,
-    ) -> impl Future<Output = hyper::Result<()>> + Send + use<S>
-    where
-        S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
-    {
-        let stream = TokioIo::new(Linger::new(Patience::new(stream, seat.requests())));
-        let service = Introduced { service: self.service.clone(), peer, outgoing, requests: seat.requests() };
-        self.graceful.watch(self.http.serve_connection(stream, service))
+        let (shared, watcher, seat) = (self.shared.clone(), self.graceful.watcher(), self.admission.admit_owner());
+        let stream = Patience::new(stream, seat.requests());
+        let service = shared.introduce(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), seat.requests());
+        spawn(shared.http1(stream, service, watcher), seat, Some(permit));
     }
 
     /// Waits until every request in progress is answered and its connection closed.
@@ -97,8 +103,45 @@ impl Connections {
     }
 }
 
+impl Shared {
+    async fn http1<S>(self, stream: S, service: Introduced, watcher: Watcher) -> Result<(), Ended>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let stream = TokioIo::new(Linger::new(stream));
+        Ok(watcher.watch(self.http1.serve_connection(stream, service)).await?)
+    }
+
+    async fn encrypted(
+        self,
+        stream: TcpStream,
+        acceptor: TlsAcceptor,
+        requests: Requests,
+        watcher: Watcher,
+    ) -> Result<(), Ended> {
+        let stream = tokio::select! {
+            stream = tls::accept(stream, acceptor, requests.clone()) => stream?,
+            () = self.closing.cancelled() => return Ok(()),
+        };
+        let service = self.introduce(Peer::Stranger, Outgoing::by_memory(self.sent.clone()), requests);
+        if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP2) {
+            return self.http1(stream, service, watcher).await;
+        }
+        let ended = super::http2::drive(self.http2, TokioIo::new(stream), service, self.closing).await;
+        // The drain waits for it.
+        drop(watcher);
+        Ok(ended?)
+    }
+
+    fn introduce(&self, peer: Peer, outgoing: Outgoing, requests: Requests) -> Introduced {
+        Introduced { service: self.service.clone(), peer, outgoing, requests }
+    }
+}
+
+type Ended = Box<dyn std::error::Error + Send + Sync>;
+
 fn spawn(
-    connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
+    connection: impl Future<Output = Result<(), Ended>> + Send + 'static,
     seat: Seat,
     permit: Option<OwnedSemaphorePermit>,
 ) {
@@ -120,12 +163,16 @@ struct Introduced {
     requests: Requests,
 }
 
-impl Service<Request<Incoming>> for Introduced {
-    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
-    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+impl<B> Service<Request<B>> for Introduced
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    type Response = <TowerToHyperService<Router> as Service<Request<B>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<B>>>::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<B>) -> Self::Future {
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(self.outgoing.clone());
         let (begun, answer) = (self.requests.begin(), self.service.call(request));

@@ -18,6 +18,7 @@ mod following;
 #[cfg(test)]
 mod fuzz;
 mod health;
+mod http2;
 mod index;
 mod jobs;
 mod linger;
@@ -34,6 +35,7 @@ mod refusal;
 mod scrub;
 mod server;
 pub(crate) mod socket;
+mod tls;
 mod tokens;
 mod uploads;
 mod volumes;
@@ -41,6 +43,7 @@ mod zero_copy;
 
 pub use metrics::HttpMetrics;
 pub use server::serve;
+pub use tls::{Tls, TlsError};
 
 use std::sync::Arc;
 

@@ -14,15 +14,23 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Connections;
 use super::refusal::Refusals;
 use super::socket::LocalSocket;
+use super::tls::Tls;
 use crate::limits;
 use crate::node::Node;
 
-pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
-    let connections = Arc::new(Connections::new(&node));
+pub async fn serve(
+    node: Arc<Node>,
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let encrypts = tls.is_some();
+    let scheme = if encrypts { "https://" } else { "" };
+    let connections = Arc::new(Connections::new(&node, tls));
     let local = LocalSocket::bind(&node.config().data)
         .inspect_err(|error| tracing::warn!(%error, "http.sock cannot be made: commands beside this node need a token"))
         .map(|socket| tokio::spawn(socket.serve(connections.clone(), shutdown.clone())));
-    let _address = AddressFile::write(&node.config().data, &listener)
+    let _address = AddressFile::write(&node.config().data, &listener, scheme)
         .inspect_err(
             |error| tracing::warn!(%error, "http.addr cannot be written: commands need --node to find this node"),
         )
@@ -46,6 +54,8 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
         };
         match connections.admission().admit(client.ip()) {
             Ok(seat) => connections.serve(stream, seat),
+            // In the middle of a handshake nobody understands words.
+            Err(_) if encrypts => drop(stream),
             Err(refusal) => refusals.send(stream, refusal),
         }
     }
@@ -67,10 +77,10 @@ pub async fn serve(node: Arc<Node>, listener: TcpListener, shutdown: Cancellatio
 struct AddressFile(PathBuf);
 
 impl AddressFile {
-    fn write(data: &Path, listener: &TcpListener) -> io::Result<Self> {
+    fn write(data: &Path, listener: &TcpListener, scheme: &str) -> io::Result<Self> {
         let path = data.join("http.addr");
         let unfinished = data.join("http.addr.new");
-        std::fs::write(&unfinished, format!("{}\n", listener.local_addr()?))?;
+        std::fs::write(&unfinished, format!("{scheme}{}\n", listener.local_addr()?))?;
         std::fs::rename(&unfinished, &path)?;
         Ok(Self(path))
     }

@@ -10,6 +10,7 @@ mod support;
 #[path = "../../storage/tests/common/file_system.rs"]
 mod mounted;
 
+mod access;
 mod bad_input;
 mod browser;
 mod clients;
@@ -18,6 +19,7 @@ mod durability;
 mod fetch_restart;
 mod file_system;
 mod following;
+mod http2;
 mod idle;
 mod integrity;
 mod jobs;
@@ -28,6 +30,7 @@ mod plugins;
 mod seccomp;
 mod semantics;
 mod shutdown;
+mod tls;
 mod transcode;
 mod uploads;
 mod volumes;

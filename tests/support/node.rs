@@ -74,7 +74,8 @@ impl Node {
         let start = Instant::now();
         let addr = loop {
             let written = std::fs::read_to_string(data.join("http.addr")).unwrap_or_default();
-            if let Ok(addr) = written.trim().parse::<SocketAddr>() {
+            // A node that speaks https says so before its address.
+            if let Ok(addr) = written.trim().trim_start_matches("https://").parse::<SocketAddr>() {
                 break addr;
             }
             let waited = start.elapsed();

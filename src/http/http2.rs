@@ -1,0 +1,265 @@
+//! HTTP/2: its bounds, and the end of connections on which nothing moves.
+//!
+//! One connection carries many requests, so each bound of HTTP/1 is kept here too: streams, windows, header lists, and
+//! what a peer may make the node do by resets and broken frames. A silent connection is closed politely; one whose streams
+//! all wait for a client that takes nothing is dropped, since HTTP/2 tells the node of no single one among them.
+//! [`drive`] owns the connection; dropping it drops every request on it.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::rt::{Read, Write};
+use hyper::server::conn::http2;
+use hyper::service::Service;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio_util::sync::CancellationToken;
+
+use crate::limits;
+
+/// How often a connection is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Time for requests that were on their way when the client was told that the connection ends.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+pub(super) fn builder() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(limits::HTTP2_STREAMS)
+        .max_header_list_size(limits::HTTP_HEADER_BYTES as u32)
+        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW)
+        .max_send_buf_size(limits::HTTP2_SEND_BUFFER)
+        // Opening streams and resetting them at once costs a client nothing and the node a request each.
+        .max_pending_accept_reset_streams(limits::HTTP2_RESETS)
+        .max_local_error_reset_streams(limits::HTTP2_RESETS)
+        .keep_alive_interval(limits::HTTP_HEADER_TIMEOUT)
+        .keep_alive_timeout(limits::HTTP_SEND_STALL);
+    http
+}
+
+/// Serves one connection to its end: the client's, the node's (`closing`), or that of patience.
+pub(super) async fn drive<I, S>(
+    http: http2::Builder<TokioExecutor>,
+    stream: I,
+    service: S,
+    closing: CancellationToken,
+) -> hyper::Result<()>
+where
+    I: Read + Write + Unpin + Send + 'static,
+    S: Service<Request<Kept>, Response = Response<Body>> + Send + 'static,
+    S::Error: std::error::Error + Send + Sync,
+    S::Future: Send + 'static,
+{
+    let movement = Arc::new(Movement::default());
+    let service = Watched { service, movement: movement.clone() };
+    let mut connection = pin!(http.serve_connection(stream, service));
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut ending: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = closing.cancelled(), if ending.is_none() => {
+                connection.as_mut().graceful_shutdown();
+                ending = Some(Instant::now());
+            }
+            _ = look.tick() => match movement.verdict() {
+                // It was told to go, and has nothing left to wait for.
+                _ if movement.is_idle() && ending.is_some_and(|since| since.elapsed() > GOODBYE) => return Ok(()),
+                Verdict::Moves => {}
+                Verdict::Silent if ending.is_some() => {}
+                Verdict::Silent => {
+                    connection.as_mut().graceful_shutdown();
+                    ending = Some(Instant::now());
+                }
+                Verdict::Stalled => {
+                    tracing::debug!("a client of HTTP/2 takes nothing of its answers; its connection is dropped");
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// What happens on a connection.
+struct Movement {
+    /// Streams that wait for the node, and those that wait for the client to take something.
+    ours: AtomicUsize,
+    theirs: AtomicUsize,
+    last: Mutex<Instant>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Moves,
+    Silent,
+    Stalled,
+}
+
+impl Default for Movement {
+    fn default() -> Self {
+        Self { ours: AtomicUsize::new(0), theirs: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Movement {
+    fn moved(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ours.load(Relaxed) == 0 && self.theirs.load(Relaxed) == 0
+    }
+
+    fn verdict(&self) -> Verdict {
+        let still = self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > limits::HTTP_SEND_STALL;
+        match (still && self.ours.load(Relaxed) == 0, self.theirs.load(Relaxed)) {
+            (false, _) => Verdict::Moves,
+            (true, 0) => Verdict::Silent,
+            (true, _) => Verdict::Stalled,
+        }
+    }
+}
+
+/// One stream's place in the count, as long as it lives.
+struct Turn {
+    movement: Arc<Movement>,
+    ours: bool,
+}
+
+impl Turn {
+    fn new(movement: Arc<Movement>) -> Turn {
+        movement.ours.fetch_add(1, Relaxed);
+        movement.moved();
+        Turn { movement, ours: true }
+    }
+
+    fn pass(&mut self, ours: bool) {
+        if self.ours != ours {
+            self.count().fetch_sub(1, Relaxed);
+            self.ours = ours;
+            self.count().fetch_add(1, Relaxed);
+        }
+        self.movement.moved();
+    }
+
+    fn count(&self) -> &AtomicUsize {
+        if self.ours { &self.movement.ours } else { &self.movement.theirs }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.count().fetch_sub(1, Relaxed);
+        self.movement.moved();
+    }
+}
+
+struct Watched<S> {
+    service: S,
+    movement: Arc<Movement>,
+}
+
+impl<S> Service<Request<Incoming>> for Watched<S>
+where
+    S: Service<Request<Kept>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<WatchedBody>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let turn = Turn::new(self.movement.clone());
+        let (head, incoming) = request.into_parts();
+        let kept = Kept(Arc::new(Mutex::new(incoming)));
+        let answer = self.service.call(Request::from_parts(head, kept.clone()));
+        Box::pin(async move { Ok(answer.await?.map(|body| WatchedBody { body, turn, _request: kept })) })
+    }
+}
+
+/// A request's body that outlives its reader until the answer is out. Dropped earlier, it would reset the stream, and the
+/// client would hear of that instead of the answer that refuses its upload.
+#[derive(Clone)]
+pub(super) struct Kept(Arc<Mutex<Incoming>>);
+
+impl Kept {
+    fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HttpBody for Kept {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        Pin::new(&mut *self.incoming()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming().size_hint()
+    }
+}
+
+struct WatchedBody {
+    body: Body,
+    turn: Turn,
+    _request: Kept,
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.turn.pass(polled.is_pending());
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_silent_without_streams_and_stalled_when_all_wait_for_the_client() {
+        let movement = Arc::new(Movement::default());
+        let still = || {
+            *movement.last.lock().unwrap() = Instant::now() - limits::HTTP_SEND_STALL - Duration::from_secs(1);
+            movement.verdict()
+        };
+        assert_eq!(movement.verdict(), Verdict::Moves, "it has just begun");
+        assert_eq!(still(), Verdict::Silent);
+        let mut first = Turn::new(movement.clone());
+        assert_eq!(still(), Verdict::Moves, "the node is at work");
+        first.pass(false);
+        assert_eq!(still(), Verdict::Stalled);
+        let second = Turn::new(movement.clone());
+        assert_eq!(still(), Verdict::Moves, "another stream waits for the node");
+        drop(second);
+        first.pass(true);
+        assert_eq!(still(), Verdict::Moves);
+        drop(first);
+        assert_eq!(still(), Verdict::Silent);
+    }
+}

@@ -1,0 +1,397 @@
+//! HTTP/2 as RFC 9113 has it, broken frame by broken frame: what h2spec sends, and what has brought servers down since.
+//!
+//! Frames are made by hand. To every violation the node must answer with an error of the RFC, or close; and it must go
+//! on to serve others, in memory that does not grow.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::support::process::{peak_rss, rss};
+use crate::tls::Secure;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+
+/// Error codes.
+const PROTOCOL: u32 = 1;
+const FLOW_CONTROL: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE: u32 = 6;
+const REFUSED: u32 = 7;
+const COMPRESSION: u32 = 9;
+const CALM: u32 = 11;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// `GET /healthz` in HPACK: method and scheme from the table, path and authority spelled out.
+fn get() -> Vec<u8> {
+    [&[0x82, 0x87, 0x04, 8][..], b"/healthz", &[0x01, 9], b"localhost"].concat()
+}
+
+/// A header that no table has.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    [&[0x00, name.len() as u8][..], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+}
+
+fn request(stream: u32, flags: u8, headers: &[u8]) -> Vec<u8> {
+    frame(HEADERS, flags, stream, headers)
+}
+
+fn setting(id: u16, value: u32) -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+}
+
+/// What the node said: a frame, or nothing more.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Frame { kind: u8, flags: u8, stream: u32, payload: Vec<u8> },
+    Closed,
+}
+
+struct Line {
+    stream: TlsStream<TcpStream>,
+}
+
+impl Line {
+    async fn open(secure: &Secure) -> Line {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&secure.authority.file).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TcpStream::connect(secure.node.addr()).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        Line { stream }
+    }
+
+    /// Past the preface and both sides' settings.
+    async fn ready(secure: &Secure) -> Line {
+        let mut line = Line::open(secure).await;
+        line.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+        line.send(&frame(SETTINGS, ACK, 0, &[])).await;
+        line
+    }
+
+    /// The node may close before it has taken everything.
+    async fn send(&mut self, bytes: &[u8]) -> bool {
+        let sent = timeout(PATIENCE, async { self.stream.write_all(bytes).await.and(self.stream.flush().await) }).await;
+        sent.is_ok_and(|sent| sent.is_ok())
+    }
+
+    async fn next(&mut self) -> Said {
+        let read = async {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).await.ok()?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            assert!(length <= 16_384, "a frame larger than was allowed");
+            let mut payload = vec![0; length];
+            self.stream.read_exact(&mut payload).await.ok()?;
+            let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
+            Some(Said::Frame { kind: head[3], flags: head[4], stream, payload })
+        };
+        timeout(PATIENCE, read).await.expect("the node says something in time").unwrap_or(Said::Closed)
+    }
+
+    /// The first word of refusal: the code of a GOAWAY or RST_STREAM, or that the connection is gone.
+    async fn refusal(&mut self) -> Option<u32> {
+        loop {
+            match self.next().await {
+                Said::Closed => return None,
+                Said::Frame { kind: GOAWAY, payload, .. } => {
+                    return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+                }
+                Said::Frame { kind: RST_STREAM, payload, .. } => {
+                    return Some(u32::from_be_bytes(payload[..4].try_into().unwrap()));
+                }
+                Said::Frame { .. } => {}
+            }
+        }
+    }
+
+    /// The status on a stream, from HPACK's static table or spelled out; 0 where it is another.
+    async fn status(&mut self, wanted: u32) -> u16 {
+        loop {
+            match self.next().await {
+                Said::Frame { kind: HEADERS, stream, payload, .. } if stream == wanted => {
+                    return match payload[0] {
+                        0x88 => 200,
+                        0x8c => 400,
+                        0x8d => 404,
+                        _ => 0,
+                    };
+                }
+                Said::Frame { kind: GOAWAY | RST_STREAM, .. } | Said::Closed => return 0,
+                Said::Frame { .. } => {}
+            }
+        }
+    }
+}
+
+async fn serves(secure: &Secure) {
+    let mut line = Line::ready(secure).await;
+    line.send(&request(1, END_STREAM | END_HEADERS, &get())).await;
+    assert_eq!(line.status(1).await, 200, "it serves no more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_broken_frame_is_answered_with_an_error() {
+    let secure = Secure::start("h2-broken").await;
+    serves(&secure).await;
+    let all = END_STREAM | END_HEADERS;
+    let open = || request(1, END_HEADERS, &get());
+    let whole = || request(1, all, &get());
+    let bad = |extra: Vec<u8>| request(1, all, &[get(), extra].concat());
+    let cases: Vec<(&str, Vec<u8>, &[u32])> = vec![
+        ("4.2 DATA larger than allowed", [open(), frame(DATA, 0, 1, &[0; 16_385])].concat(), &[FRAME_SIZE]),
+        ("4.2 HEADERS larger than allowed", request(1, all, &[0; 16_385]), &[FRAME_SIZE]),
+        ("4.3 a header block that is none", request(1, all, &[0x80]), &[COMPRESSION]),
+        ("4.3 an index beyond the tables", request(1, all, &[0xff, 0xff, 0xff, 0x0f]), &[COMPRESSION]),
+        ("4.3 a table size beyond the setting", request(1, all, &[0x3f, 0xff, 0xff, 0x7f]), &[COMPRESSION]),
+        ("4.3 Huffman code with a wrong end", bad(vec![0x00, 0x81, 0x00, 0x00]), &[COMPRESSION]),
+        ("5.1 DATA on an idle stream", frame(DATA, END_STREAM, 1, b"x"), &[PROTOCOL]),
+        ("5.1 RST_STREAM on an idle stream", frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]), &[PROTOCOL]),
+        ("5.1 WINDOW_UPDATE on an idle stream", frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]), &[PROTOCOL]),
+        ("5.1 CONTINUATION on an idle stream", frame(CONTINUATION, END_HEADERS, 1, &get()), &[PROTOCOL]),
+        ("5.1 DATA after the end", [whole(), frame(DATA, END_STREAM, 1, b"x")].concat(), &[STREAM_CLOSED, PROTOCOL]),
+        ("5.1 HEADERS after the end", [whole(), whole()].concat(), &[STREAM_CLOSED, PROTOCOL]),
+        ("5.1.1 an even stream", request(2, all, &get()), &[PROTOCOL]),
+        (
+            "5.1.1 a smaller stream",
+            [request(5, all, &get()), request(3, all, &get())].concat(),
+            &[PROTOCOL, STREAM_CLOSED],
+        ),
+        ("6.1 DATA on stream 0", frame(DATA, 0, 0, b"x"), &[PROTOCOL]),
+        ("6.1 padding longer than the frame", [open(), frame(DATA, PADDED, 1, &[5, 1])].concat(), &[PROTOCOL]),
+        ("6.2 HEADERS on stream 0", request(0, all, &get()), &[PROTOCOL]),
+        ("6.2 HEADERS with too much padding", request(1, all | PADDED, &[200, 0x82]), &[PROTOCOL]),
+        (
+            "6.2 another frame within a header block",
+            [request(1, END_STREAM, &get()), frame(PING, 0, 0, &[0; 8])].concat(),
+            &[PROTOCOL],
+        ),
+        (
+            "6.2 another stream within a header block",
+            [request(1, END_STREAM, &get()), request(3, all, &get())].concat(),
+            &[PROTOCOL],
+        ),
+        ("6.3 PRIORITY on stream 0", frame(PRIORITY, 0, 0, &[0, 0, 0, 1, 9]), &[PROTOCOL]),
+        ("6.3 PRIORITY of a wrong length", [open(), frame(PRIORITY, 0, 1, &[0; 4])].concat(), &[FRAME_SIZE]),
+        ("6.4 RST_STREAM on stream 0", frame(RST_STREAM, 0, 0, &[0, 0, 0, 8]), &[PROTOCOL]),
+        ("6.4 RST_STREAM of a wrong length", [open(), frame(RST_STREAM, 0, 1, &[0; 3])].concat(), &[FRAME_SIZE]),
+        ("6.5 an acknowledgement with a payload", frame(SETTINGS, ACK, 0, &[0; 6]), &[FRAME_SIZE]),
+        ("6.5 SETTINGS on a stream", frame(SETTINGS, 0, 1, &[]), &[PROTOCOL]),
+        ("6.5 SETTINGS of a wrong length", frame(SETTINGS, 0, 0, &[0; 5]), &[FRAME_SIZE]),
+        ("6.5.2 ENABLE_PUSH is 2", setting(2, 2), &[PROTOCOL]),
+        ("6.5.2 INITIAL_WINDOW_SIZE too large", setting(4, 1 << 31), &[FLOW_CONTROL]),
+        ("6.5.2 MAX_FRAME_SIZE too small", setting(5, 16_383), &[PROTOCOL]),
+        ("6.5.2 MAX_FRAME_SIZE too large", setting(5, 1 << 24), &[PROTOCOL]),
+        (
+            "6.6 PUSH_PROMISE from a client",
+            [open(), frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])].concat(),
+            &[PROTOCOL],
+        ),
+        ("6.7 PING on a stream", frame(PING, 0, 1, &[0; 8]), &[PROTOCOL]),
+        ("6.7 PING of a wrong length", frame(PING, 0, 0, &[0; 7]), &[FRAME_SIZE]),
+        ("6.8 GOAWAY on a stream", frame(GOAWAY, 0, 1, &[0; 8]), &[PROTOCOL]),
+        ("6.9 WINDOW_UPDATE by 0", frame(WINDOW_UPDATE, 0, 0, &[0; 4]), &[PROTOCOL]),
+        ("6.9 WINDOW_UPDATE by 0 on a stream", [open(), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat(), &[PROTOCOL]),
+        ("6.9 WINDOW_UPDATE of a wrong length", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), &[FRAME_SIZE]),
+        ("6.9.1 a window beyond its limit", frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]), &[FLOW_CONTROL]),
+        (
+            "6.9.1 a stream's window beyond its limit",
+            [open(), frame(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff])].concat(),
+            &[FLOW_CONTROL],
+        ),
+        (
+            "6.10 CONTINUATION after the end of a block",
+            [open(), frame(CONTINUATION, END_HEADERS, 1, &[])].concat(),
+            &[PROTOCOL],
+        ),
+        (
+            "6.10 CONTINUATION on stream 0",
+            [request(1, END_STREAM, &get()), frame(CONTINUATION, END_HEADERS, 0, &[])].concat(),
+            &[PROTOCOL],
+        ),
+        ("8.1 a second block without the end", [open(), open()].concat(), &[PROTOCOL]),
+        ("8.2 a name in capitals", bad(literal("X-Test", "a")), &[PROTOCOL]),
+        ("8.2.2 a header of the connection", bad(literal("connection", "close")), &[PROTOCOL]),
+        ("8.2.2 TE other than trailers", bad(literal("te", "gzip")), &[PROTOCOL]),
+        ("8.3 an unknown pseudo-header", bad(literal(":test", "a")), &[PROTOCOL]),
+        ("8.3 a pseudo-header of answers", bad(literal(":status", "200")), &[PROTOCOL]),
+        ("8.3 a pseudo-header after others", request(1, all, &[literal("x", "y"), get()].concat()), &[PROTOCOL]),
+        ("8.3.1 no method", request(1, all, &get()[1..]), &[PROTOCOL]),
+        ("8.3.1 the method twice", request(1, all, &[&[0x82][..], &get()].concat()), &[PROTOCOL]),
+        (
+            "8.1.1 less than Content-Length",
+            [
+                request(1, END_HEADERS, &[get(), literal("content-length", "5")].concat()),
+                frame(DATA, END_STREAM, 1, b"x"),
+            ]
+            .concat(),
+            &[PROTOCOL],
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (what, bytes, expected) in &cases {
+        let mut line = Line::ready(&secure).await;
+        line.send(bytes).await;
+        // What stays quiet otherwise speaks when the client leaves.
+        line.send(&frame(PING, 0, 0, &[1; 8])).await;
+        let code =
+            timeout(PATIENCE, line.refusal()).await.unwrap_or_else(|_| panic!("{what}: nothing in {PATIENCE:?}"));
+        // A generic code may always stand for a more specific one (RFC 9113, 5.4).
+        if !code.is_none_or(|code| code == PROTOCOL || expected.contains(&code)) {
+            wrong.push(format!("{what}: {code:?}, expected {expected:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    serves(&secure).await;
+    assert!(!secure.node.log().contains("panicked"), "{}", secure.node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unknown_is_passed_over_and_what_is_allowed_works() {
+    let secure = Secure::start("h2-allowed").await;
+    let mut line = Line::ready(&secure).await;
+    line.send(&frame(0x77, 0xff, 0, b"unknown")).await;
+    line.send(&setting(0x7777, 1)).await;
+    line.send(&frame(PRIORITY, 0, 9, &[0, 0, 0, 0, 16])).await;
+    line.send(&frame(PING, 0, 0, b"abcdefgh")).await;
+    loop {
+        match line.next().await {
+            Said::Frame { kind: PING, flags, payload, .. } => {
+                assert_eq!((flags & ACK, &payload[..]), (ACK, &b"abcdefgh"[..]));
+                break;
+            }
+            Said::Closed => panic!("closed"),
+            Said::Frame { .. } => {}
+        }
+    }
+    // A header block in pieces, padded, and several streams at once.
+    let (first, rest) = (get()[..3].to_vec(), get()[3..].to_vec());
+    line.send(&[request(11, END_STREAM, &first), frame(CONTINUATION, END_HEADERS, 11, &rest)].concat()).await;
+    assert_eq!(line.status(11).await, 200);
+    let padded = [&[4][..], &get(), &[0; 4]].concat();
+    line.send(&request(13, END_STREAM | END_HEADERS | PADDED, &padded)).await;
+    assert_eq!(line.status(13).await, 200);
+    let mut bad_preface = Line::open(&secure).await;
+    bad_preface.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(bad_preface.refusal().await.is_none_or(|code| code == PROTOCOL));
+    serves(&secure).await;
+}
+
+/// Each of these has brought servers down: CVE-2023-44487, CVE-2024-27316 and their kind.
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_end_their_connection_and_not_the_node() {
+    let secure = Secure::start("h2-floods").await;
+    serves(&secure).await;
+    let before = rss(secure.node.pid());
+
+    // Streams opened and reset at once.
+    let mut line = Line::ready(&secure).await;
+    let mut sent = 0u32;
+    for stream in (0..20_000).map(|at| at * 2 + 1) {
+        let both = [request(stream, END_STREAM | END_HEADERS, &get()), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])];
+        if !line.send(&both.concat()).await {
+            break;
+        }
+        sent += 1;
+    }
+    assert!(line.refusal().await.is_none_or(|code| code == CALM), "resets");
+    eprintln!("{sent} resets were taken before the connection ended");
+
+    // A header block that never ends.
+    let mut line = Line::ready(&secure).await;
+    line.send(&request(1, END_STREAM, &get())).await;
+    let piece = frame(CONTINUATION, 0, 1, &literal("x", "y").repeat(800));
+    let mut bytes = 0;
+    while bytes < 64 << 20 && line.send(&piece).await {
+        bytes += piece.len();
+    }
+    assert!(bytes < 16 << 20, "{bytes} bytes of one header block were taken");
+    // A header list far over the limit, in one small compressed block: the dynamic table repeats it.
+    let mut line = Line::ready(&secure).await;
+    let mut bomb = [&[0x40, 1, b'x', 0x7f, 0x81, 0x1e][..], &[b'y'; 4000]].concat();
+    bomb.extend([0xbe; 12_000]);
+    line.send(&request(1, END_STREAM | END_HEADERS, &[get(), bomb].concat())).await;
+    assert_ne!(line.status(1).await, 200, "48 MiB of headers");
+
+    // Settings and pings whose answers nobody reads.
+    for flood in [frame(SETTINGS, 0, 0, &[]), frame(PING, 0, 0, &[0; 8]), setting(4, 1000)] {
+        let mut line = Line::ready(&secure).await;
+        let many = flood.repeat(1000);
+        for _ in 0..200 {
+            let sent = timeout(Duration::from_millis(200), line.send(&many)).await;
+            if !sent.unwrap_or(false) {
+                break;
+            }
+        }
+    }
+    // Empty DATA frames.
+    let mut line = Line::ready(&secure).await;
+    line.send(&request(1, END_HEADERS, &get())).await;
+    for _ in 0..100 {
+        if !line.send(&frame(DATA, 0, 1, &[]).repeat(1000)).await {
+            break;
+        }
+    }
+
+    // More streams at once than the settings allow.
+    let mut line = Line::ready(&secure).await;
+    let mut put = [&[0x83, 0x87, 0x04, 9][..], b"/v1/jobs/", &[0x01, 9], b"localhost"].concat();
+    put.extend(literal("content-length", "5"));
+    for stream in (0..200u32).map(|at| at * 2 + 1) {
+        line.send(&request(stream, END_HEADERS, &put)).await;
+    }
+    let code = line.refusal().await;
+    assert!(code.is_none_or(|code| [REFUSED, PROTOCOL, CALM, 0].contains(&code)), "{code:?}");
+
+    serves(&secure).await;
+    let grown = peak_rss(secure.node.pid()).saturating_sub(before);
+    assert!(grown < 64 << 20, "the node grew by {grown} bytes");
+    assert!(!secure.node.log().contains("panicked"), "{}", secure.node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_idle_connections_and_lets_answers_finish() {
+    let secure = Secure::start("h2-drain").await;
+    let mut line = Line::ready(&secure).await;
+    line.send(&request(1, END_STREAM | END_HEADERS, &get())).await;
+    assert_eq!(line.status(1).await, 200);
+    secure.node.terminate();
+    assert_eq!(line.refusal().await, Some(0), "GOAWAY without an error");
+    assert!(secure.node.ended(PATIENCE).await.success());
+}
