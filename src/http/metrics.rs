@@ -108,6 +108,7 @@ impl HttpMetrics {
             Method::HEAD => "HEAD",
             Method::PUT => "PUT",
             Method::POST => "POST",
+            Method::PATCH => "PATCH",
             Method::DELETE => "DELETE",
             _ => "other",
         };

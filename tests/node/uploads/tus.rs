@@ -274,6 +274,42 @@ async fn a_newer_request_takes_over_from_a_stale_one() {
     assert!(stored(&node, "stale").await == body);
 }
 
+/// Clients that fight over one upload, each sure that it is its own: whoever is told 204 had the right place.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_make_one_object() {
+    const CLIENTS: usize = 6;
+    let folder = scratch("uploads");
+    let node = std::sync::Arc::new(Node::start(&folder.path().join("data")).await);
+    let body = std::sync::Arc::new(Noise::bytes(5, 1_500_007));
+    let path = create(&node, "fought-over", Some(body.len())).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let (node, body, path) = (node.clone(), body.clone(), path.clone());
+        clients.spawn(async move {
+            let mut least = 0;
+            loop {
+                let at = offset(&node, &path).await;
+                assert!(at >= least, "{least} bytes were there, now {at}");
+                if at == body.len() {
+                    return;
+                }
+                let end = (at + 40_000 + client * 9_999).min(body.len());
+                let sent = patch(&node, &path, at, body[at..end].to_vec()).send().await;
+                // Who is taken over may lose the connection before it has read why.
+                let Ok(sent) = sent else { continue };
+                match sent.status().as_u16() {
+                    204 => least = end,
+                    409 | 403 | 413 => {}
+                    other => panic!("{other}: {}", sent.text().await.unwrap()),
+                }
+            }
+        });
+    }
+    clients.join_all().await;
+    assert!(stored(&node, "fought-over").await == *body);
+    assert!(node.partials().is_empty(), "{:?}", node.partials());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_upload_is_gone_although_somebody_sends() {
     let folder = scratch("uploads");
