@@ -64,7 +64,13 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
     let scratch = options.common.scratch()?;
     let root = scratch.path().join("www");
     fs::create_dir(&root)?;
-    let origin = server::start(&nginx, scratch.path(), &root, Reading::Sendfile)?;
+    let origin = server::start(
+        &nginx,
+        scratch.path(),
+        &root,
+        Reading::Sendfile,
+        plans.iter().map(|plan| plan.bytes).min().unwrap_or(0),
+    )?;
     let node = Node::start(&program, scratch.path(), &scratch.path().join("data"))?;
 
     let mut section = Section {

@@ -59,7 +59,7 @@ impl super::Bench<'_> {
         // One node at a time.
         self.node.take();
         let node = Node::start(&self.program, folder.path(), &data)?;
-        let nginx = server::start(&self.nginx, folder.path(), &root, plan.reading)?;
+        let nginx = server::start(&self.nginx, folder.path(), &root, plan.reading, mixed::RANGE_BYTES.into())?;
         let hot = Arc::new(fs::read(root.join(&items[0].name))?);
         let ours = Site::of_node(&node, &data, &items, |item| Ok(root.join(&item.name)))?;
         let theirs = Site::of_files(&nginx, &root, &items)?;

@@ -203,7 +203,7 @@ impl Bench<'_> {
             node::noise_file(&file, plan.load.size, plan.load.size)?;
             self.with_node(|node| node.put(&object, &file))?;
         }
-        let nginx = server::start(&self.nginx, self.scratch.path(), &root, plan.reading)?;
+        let nginx = server::start(&self.nginx, self.scratch.path(), &root, plan.reading, plan.load.answer())?;
         let (same_work, heads) = self.same(plan, &nginx, &object, &file)?;
 
         let (node_rounds, nginx_rounds) = (RefCell::new(1..), RefCell::new(1..));

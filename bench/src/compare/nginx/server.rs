@@ -33,16 +33,20 @@ impl Reading {
     }
 }
 
-/// Starts a server of the files under `root`; its own files lie in the peer's folder under `parent`.
-pub fn start(program: &Path, parent: &Path, root: &Path, reading: Reading) -> anyhow::Result<Peer> {
-    with(program, parent, |port| configuration(root, port, reading, ""))
+/// Smaller answers are sent without `tcp_nopush`. With it nginx never sets TCP_NODELAY, so that the last piece of an answer
+/// waits, now and then, for an acknowledgement that the client's kernel delays by 40 ms; for large answers it pays.
+const PUSHED_BELOW: u64 = 1 << 20;
+
+/// Starts a server of the files under `root`, of which it will send `answer` bytes at a time; its own files lie in the peer's folder under `parent`.
+pub fn start(program: &Path, parent: &Path, root: &Path, reading: Reading, answer: u64) -> anyhow::Result<Peer> {
+    with(program, parent, |port| configuration(root, port, reading, answer, ""))
 }
 
 /// Starts a server that takes files by PUT into `root`. What arrives is written to a temporary file on the same volume,
 /// through the page cache, and renamed; nothing is synced, and nginx has no setting that would.
 pub fn start_receiving(program: &Path, parent: &Path, root: &Path) -> anyhow::Result<Peer> {
     let receive = "dav_methods PUT; client_max_body_size 0; client_body_buffer_size 128k; ";
-    with(program, parent, |port| configuration(root, port, Reading::Sendfile, receive))
+    with(program, parent, |port| configuration(root, port, Reading::Sendfile, PUSHED_BELOW, receive))
 }
 
 fn with(program: &Path, parent: &Path, configuration: impl Fn(u16) -> String) -> anyhow::Result<Peer> {
@@ -74,8 +78,9 @@ pub fn executable() -> anyhow::Result<PathBuf> {
 }
 
 /// `more` is what its one server has besides.
-fn configuration(root: &Path, port: u16, reading: Reading, more: &str) -> String {
+fn configuration(root: &Path, port: u16, reading: Reading, answer: u64, more: &str) -> String {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let nopush = if answer < PUSHED_BELOW { "off" } else { "on" };
     let mut text = String::new();
     if rustix::process::geteuid().is_root() {
         // Its workers would change to a user that cannot read the scratch folder.
@@ -89,7 +94,7 @@ http {{
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   access_log off;
   default_type application/octet-stream;
-  sendfile on; tcp_nopush on;
+  sendfile on; tcp_nopush {nopush};
   keepalive_timeout 300s; keepalive_requests 1000000000;
   open_file_cache max=1000 inactive=300s; open_file_cache_valid 300s;
 "
@@ -111,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_direct_variant_differs_in_how_it_reads_only() {
-        let of = |reading| configuration(Path::new("/srv/x"), 80, reading, "");
+        let of = |reading| configuration(Path::new("/srv/x"), 80, reading, 1 << 20, "");
         let added: Vec<String> = of(Reading::Direct)
             .lines()
             .filter(|line| !of(Reading::Sendfile).lines().any(|other| other == *line))
@@ -119,5 +124,8 @@ mod tests {
             .collect();
         assert_eq!(added, ["  aio threads; directio 2m; output_buffers 2 512k;"]);
         assert!(of(Reading::Sendfile).contains("root \"/srv/x\";"));
+        assert!(of(Reading::Sendfile).contains("tcp_nopush on;"));
+        let small = configuration(Path::new("/srv/x"), 80, Reading::Sendfile, 64 << 10, "");
+        assert!(small.contains("tcp_nopush off;"), "{small}");
     }
 }
