@@ -1,12 +1,16 @@
 //! Signed addresses: who may do what with which path until when, in one query parameter. Pure.
 //!
-//!     signature=1.KEY.EXPIRES.METHODS.COVER.MAC
+//! ```text
+//! signature=1.KEY.EXPIRES.METHODS.COVER.MAC
+//! ```
 //!
 //! `KEY` is the id of the token that signed, `EXPIRES` the second since 1970 from which it is void, `METHODS` names
 //! joined by `-` in a fixed order, `COVER` the word `exact` or how many bytes of the path are covered: then every path that
 //! begins with them is, and the last of them is a `/`. `MAC` is HMAC-SHA256 in base64url over these lines:
 //!
-//!     reelring-url-1 ⏎ EXPIRES ⏎ METHODS ⏎ COVER ⏎ covered path, percent-decoded
+//! ```text
+//! reelring-url-1 ⏎ EXPIRES ⏎ METHODS ⏎ COVER ⏎ covered path, percent-decoded
+//! ```
 //!
 //! Each value has exactly one spelling, so a signature cannot be altered and stay valid; the comparison takes constant time.
 
