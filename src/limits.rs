@@ -15,6 +15,8 @@ pub const HTTP_CONNECTIONS_MAX: u64 = 1_000_000;
 pub const DESCRIPTORS_BESIDE_CONNECTIONS: u64 = 512;
 /// A connection without a request may be closed for another one after this long.
 pub const HTTP_IDLE_GRACE: Duration = Duration::from_secs(1);
+/// How often all connections are looked through for idle ones while none is.
+pub const HTTP_IDLE_LOOK: Duration = Duration::from_millis(20);
 /// Connections that have been asked to make room and are still there.
 pub const HTTP_LEAVING: usize = 64;
 /// Clients that are being told to come again, how long that may take, and when they should come.
@@ -42,6 +44,9 @@ pub const LOCAL_CONNECTIONS: usize = 64;
 pub const HTTP_BODY_STALL: Duration = Duration::from_secs(60);
 /// A pause in an upload after which it gives up the memory it has, until more arrives.
 pub const HTTP_BODY_PAUSE: Duration = Duration::from_millis(250);
+/// What an upload must bring in each such stretch of time.
+pub const HTTP_UPLOAD_STRETCH: Duration = Duration::from_secs(60);
+pub const HTTP_UPLOAD_BYTES_MIN: u64 = 32 * KIB as u64;
 /// How long the reader of an object that is still being written waits for its next bytes.
 pub const HTTP_FOLLOW_STALL: Duration = Duration::from_secs(90);
 /// How much a closing connection takes of what the client still sends, how long, and the pause that ends it.

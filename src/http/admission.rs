@@ -76,13 +76,14 @@ pub(super) struct Admission {
     is_short_of_memory: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
-#[derive(Default)]
 struct Seats {
     taken: HashMap<u64, Arc<Occupant>>,
     per_client: HashMap<Client, usize>,
     next: u64,
     /// How many of those taken were asked to leave and are on their way.
     leaving: usize,
+    /// For whom nobody idle was found, and when.
+    nobody_idle: (Option<Client>, i64),
 }
 
 /// What everybody may know of a connection.
@@ -117,7 +118,9 @@ impl Admission {
         counts: ConnectionCounts,
         is_short_of_memory: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let (begun, seats) = (Instant::now(), Mutex::default());
+        let (taken, per_client) = Default::default();
+        let seats = Mutex::new(Seats { taken, per_client, next: 0, leaving: 0, nobody_idle: (None, -1) });
+        let begun = Instant::now();
         let is_short_of_memory = Box::new(is_short_of_memory);
         Arc::new(Self { limit, limit_per_client, begun, seats, counts, is_short_of_memory })
     }
@@ -172,25 +175,31 @@ impl Admission {
         Seat { admission: self.clone(), number, occupant }
     }
 
-    /// Asks an idle connection to leave, of this client or of the one that has most; false when there is none.
+    /// Asks idle connections to leave, of this client or of those that have most; false when there are none. It looks at
+    /// every seat, so it clears a few at a time, and does not look again at once when it found nobody.
     fn make_room(&self, seats: &mut Seats, of: Option<Client>) -> bool {
-        if seats.leaving >= limits::HTTP_LEAVING {
+        let (now, limit) = (self.now(), of.map_or(self.limit, |_| self.limit_per_client));
+        let most = (limit / 64).clamp(1, 16).min(limits::HTTP_LEAVING - seats.leaving);
+        if most == 0 || seats.nobody_idle == (of, now / limits::HTTP_IDLE_LOOK.as_millis() as i64) {
             return false;
         }
-        let before = self.now() - limits::HTTP_IDLE_GRACE.as_millis() as i64;
-        let idle = seats.taken.values().filter(|occupant| {
-            of.is_none_or(|client| client == occupant.client)
-                && occupant.is_idle()
-                && occupant.idle_since.load(Relaxed) <= before
-                && !occupant.asked_to_leave.load(Relaxed)
-        });
-        let share = |client| seats.per_client.get(client).copied().unwrap_or(0);
-        let longest =
-            idle.max_by_key(|occupant| (share(&occupant.client), std::cmp::Reverse(occupant.idle_since.load(Relaxed))));
-        let Some(leaving) = longest.cloned() else { return false };
-        leaving.asked_to_leave.store(true, Release);
-        leaving.asked.notify_one();
-        seats.leaving += 1;
+        let before = now - limits::HTTP_IDLE_GRACE.as_millis() as i64;
+        let mut idle: Vec<_> = seats
+            .taken
+            .values()
+            .filter(|occupant| of.is_none_or(|client| client == occupant.client) && occupant.may_leave(before))
+            .map(|occupant| (seats.per_client.get(&occupant.client).copied().unwrap_or(0), occupant.clone()))
+            .collect();
+        if idle.is_empty() {
+            seats.nobody_idle = (of, now / limits::HTTP_IDLE_LOOK.as_millis() as i64);
+            return false;
+        }
+        idle.sort_unstable_by_key(|(share, occupant)| (std::cmp::Reverse(*share), occupant.idle_since.load(Relaxed)));
+        for (_, leaving) in idle.into_iter().take(most) {
+            leaving.asked_to_leave.store(true, Release);
+            leaving.asked.notify_one();
+            seats.leaving += 1;
+        }
         true
     }
 
@@ -217,6 +226,11 @@ fn within_descriptors(limit: usize) -> usize {
 }
 
 impl Occupant {
+    /// Idle since then, and not asked to leave yet.
+    fn may_leave(&self, before: i64) -> bool {
+        self.is_idle() && self.idle_since.load(Relaxed) <= before && !self.asked_to_leave.load(Relaxed)
+    }
+
     fn is_idle(&self) -> bool {
         self.requests.load(Acquire) == 0 && !self.blocked.load(Acquire)
     }
@@ -378,6 +392,7 @@ mod tests {
         let admission = admission(5, 3);
         let seats: Vec<_> = [2, 1, 1, 1, 3].into_iter().map(|last| admission.admit(v4(last)).unwrap()).collect();
         assert!(admission.admit(v4(4)).is_err(), "they have only just come");
+        tokio::time::sleep(limits::HTTP_IDLE_LOOK).await;
         for (seat, seconds) in seats.iter().zip([60, 50, 40, 30, 20]) {
             idle_for(seat, seconds);
         }

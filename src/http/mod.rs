@@ -26,6 +26,7 @@ mod metrics;
 mod multipart;
 mod objects;
 mod origin;
+mod pace;
 mod patience;
 mod player;
 mod plugins;

@@ -28,6 +28,7 @@ use super::digest::{self, Expected};
 use super::disposition;
 use super::following;
 use super::index;
+use super::pace::Pace;
 use super::problem::Problem;
 use super::uploads;
 use crate::limits;
@@ -117,7 +118,7 @@ async fn receive(
     expected: &mut Expected,
     head: &mut Option<Vec<u8>>,
 ) -> Result<(), Problem> {
-    let mut body = body;
+    let (mut body, mut pace) = (body, Pace::new());
     loop {
         writer.ready().await?;
         let frame = match tokio::time::timeout(limits::HTTP_BODY_PAUSE, body.frame()).await {
@@ -141,6 +142,8 @@ async fn receive(
             Problem::bad_request("incomplete-body", detail)
         })?;
         let Ok(data) = frame.into_data() else { continue };
+        pace.arrived(data.len())
+            .map_err(|slow| Problem::timeout(format!("the upload of {key} is too slow: {slow}; nothing was stored")))?;
         if writer.len() + data.len() as u64 > limits::OBJECT_BYTES {
             return Err(too_large(key, writer.len() + data.len() as u64));
         }

@@ -15,6 +15,11 @@ pub const BATCH_BYTES_FIRST: usize = BLOCK_BYTES;
 /// Batches of one writer on their way to the disk while it fills the next.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
 
+/// A batch is handed on at this age, full or not, and the next one is smaller: a sender that drips holds this little, and
+/// not a large buffer that others wait for.
+pub const BATCH_AGE: Duration = Duration::from_secs(5);
+pub const BATCH_BYTES_SLOW: usize = 4 * 1024;
+
 /// A writer that is followed hands a batch on at this age, full or not: who watches a slow upload waits no longer than that.
 pub const FOLLOWED_BATCH_AGE: Duration = Duration::from_millis(250);
 

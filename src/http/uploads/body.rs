@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::answer;
 use super::checksum;
 use super::dialect::Dialect;
+use crate::http::pace::{Pace, TooSlow};
 use crate::http::problem::Problem;
 use crate::limits;
 use crate::node::Node;
@@ -20,6 +21,7 @@ enum Moved {
     /// The connection, or whoever takes the pieces, is gone.
     Cut,
     Stalled,
+    Slow(TooSlow),
     Refused(Problem),
 }
 
@@ -43,12 +45,13 @@ pub(super) async fn append(
         (Err(error @ UploadError::Cut { .. }), Moved::Stalled) => {
             Err(Problem::timeout(format!("no byte arrived for {} s: {error}", limits::HTTP_BODY_STALL.as_secs())))
         }
+        (Err(error @ UploadError::Cut { .. }), Moved::Slow(slow)) => Err(Problem::timeout(format!("{slow}: {error}"))),
         (appended, _) => appended.map_err(problem),
     }
 }
 
 async fn pump(mut body: Body, sender: mpsc::Sender<Piece>) -> Moved {
-    let mut trailer = None;
+    let (mut trailer, mut pace) = (None, Pace::new());
     loop {
         // A place first, then the socket: a slow disk slows the sender down.
         let Ok(place) = sender.reserve().await else { return Moved::Cut };
@@ -62,7 +65,12 @@ async fn pump(mut body: Body, sender: mpsc::Sender<Piece>) -> Moved {
             Ok(Some(Ok(frame))) => frame,
         };
         match frame.into_data() {
-            Ok(data) => place.send(Piece::Data(data)),
+            Ok(data) => {
+                if let Err(slow) = pace.arrived(data.len()) {
+                    return Moved::Slow(slow);
+                }
+                place.send(Piece::Data(data));
+            }
             Err(frame) => {
                 let Some(value) = frame.trailers_ref().and_then(|trailers| trailers.get("upload-checksum")) else {
                     continue;

@@ -27,8 +27,8 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{
-    BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES, FOLLOWED_BATCH_AGE,
-    SYNC_ROUND_FILE_BYTES_MAX,
+    BATCH_AGE, BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCH_BYTES_SLOW, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES,
+    FOLLOWED_BATCH_AGE, SYNC_ROUND_FILE_BYTES_MAX,
 };
 use crate::sabotage::{self, Sabotage};
 use crate::store::writing::Writing;
@@ -56,6 +56,8 @@ pub struct BlobWriter {
     in_flight: VecDeque<Pending<()>>,
     /// When the last batch was handed to the engine.
     handed_over: Instant,
+    /// The largest batch that the sender is fast enough for.
+    batch_cap: usize,
     pub(super) journal: Option<JournalFile>,
     /// An operation failed or was cancelled half way.
     pub(super) failed: bool,
@@ -143,6 +145,7 @@ impl BlobWriter {
             batch: None,
             in_flight: VecDeque::with_capacity(BATCHES_IN_FLIGHT_MAX),
             handed_over: Instant::now(),
+            batch_cap: BATCH_BYTES_MAX,
             journal,
             failed: false,
         }
@@ -201,7 +204,7 @@ impl BlobWriter {
         while self.in_flight.len() >= BATCHES_IN_FLIGHT_MAX {
             self.await_oldest().await?;
         }
-        let limit = self.next_batch_bytes();
+        let limit = self.next_batch_bytes().min(self.batch_cap);
         let room_for_footer = self.footer_bytes_estimate();
         let buffer = self.volume.write_pool.take((limit + room_for_footer).min(BATCH_BYTES_MAX)).await;
         let limit = limit.min(buffer.capacity());
@@ -216,7 +219,8 @@ impl BlobWriter {
         // Until all is taken: a caller that gave up half way must not go on behind a gap.
         self.failed = true;
         self.take(data).await?;
-        if self.is_followed() && self.handed_over.elapsed() >= FOLLOWED_BATCH_AGE {
+        let age = if self.is_followed() { FOLLOWED_BATCH_AGE } else { BATCH_AGE };
+        if self.handed_over.elapsed() >= age {
             self.submit_some().await?;
         }
         self.failed = false;
@@ -246,6 +250,9 @@ impl BlobWriter {
             let taken = batch.buffer.fill(&data[..room.min(data.len())]);
             data.advance(taken);
             let full = taken == room;
+            if full && taken > 0 {
+                self.batch_cap = (self.batch_cap * 4).min(BATCH_BYTES_MAX);
+            }
             // The last batch of an announced length waits for the footer, to share its write.
             if full && (taken == 0 || self.meta.length_hint != Some(self.len())) {
                 self.submit_batch().await?;
@@ -370,7 +377,11 @@ impl BlobWriter {
     async fn submit_some(&mut self) -> Result<()> {
         match &self.batch {
             Some(batch) if batch.buffer.is_empty() => self.batch = None,
-            Some(_) if self.meta.length_hint != Some(self.len()) => self.submit_batch().await?,
+            Some(batch) if self.meta.length_hint != Some(self.len()) => {
+                // The sender is slow: it gets what it fills in about that time.
+                self.batch_cap = (batch.buffer.len() * 2).clamp(BATCH_BYTES_SLOW, BATCH_BYTES_MAX);
+                self.submit_batch().await?;
+            }
             _ => {}
         }
         Ok(())
@@ -485,4 +496,34 @@ pub(super) fn footer_bytes(meta: &BlobMeta, length: u64) -> u64 {
     let text = |text: &Option<String>| text.as_ref().map_or(0, |text| 6 + text.len() as u64);
     let fixed = 8 + 32 + 4 + 2 + TRAILER_BYTES as u64;
     fixed + block_count(length) * 4 + text(&meta.key) + text(&meta.content_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::Bridge;
+    use crate::engine::EngineChoice;
+
+    #[tokio::test]
+    async fn a_sender_that_drips_holds_little_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("partial")).unwrap();
+        let volume = Volume::on(dir.path(), Bridge::start(EngineChoice::Threads).unwrap());
+        let room = volume.room.reserve(0).unwrap();
+        let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default(), room).await.unwrap();
+        writer.ready().await.unwrap();
+        assert_eq!(volume.write_pool.in_use(), BATCH_BYTES_FIRST);
+        writer.write(Bytes::from_static(b"drip")).await.unwrap();
+        writer.hand_over().await.unwrap();
+        writer.drain().await.unwrap();
+        assert_eq!(volume.write_pool.in_use(), 0, "nothing while it waits");
+        writer.ready().await.unwrap();
+        assert_eq!(volume.write_pool.in_use(), BATCH_BYTES_SLOW);
+        // As fast as any, it soon gets full batches again.
+        for _ in 0..40 {
+            writer.write(vec![0; 100_000].into()).await.unwrap();
+        }
+        assert!(writer.batch_cap == BATCH_BYTES_MAX);
+        writer.abort().await;
+    }
 }
