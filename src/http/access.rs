@@ -208,14 +208,14 @@ pub(super) fn resource(route: Option<&str>, path: &str) -> Cow<'static, [u8]> {
 }
 
 /// A token as the request brings it.
-struct Presented {
+pub(super) struct Presented {
     token: String,
     /// As a password, which a browser sends along for every page that asks.
     by_browser: bool,
 }
 
 /// `Bearer TOKEN`; or `Basic`, with the token as the password of any user, for programs that know nothing else.
-fn bearer(headers: &HeaderMap) -> Result<Option<Presented>, Problem> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<Presented>, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let refuse = || {

@@ -10,7 +10,8 @@ use rand::{Rng, SeedableRng};
 use reelring_storage::{Key, Precondition};
 
 use super::range::Asked;
-use super::{conditional, digest, disposition, index, range};
+use super::{access, conditional, digest, disposition, index, range};
+use crate::access::Signature;
 use crate::web_origin::WebOrigin;
 use crate::{limits, media_type};
 
@@ -56,6 +57,15 @@ const WORDS: &[&str] = &[
     "\u{7f}",
     "\u{80}",
     "\"0707070707070707070707070707070707070707070707070707070707070707\"",
+    "1.",
+    "0123456789abcdef.",
+    "1800000000.",
+    "GET-PUT.",
+    "exact.",
+    "UyKVGxAIFn1bYPbn8sYbXHDI7UAIU-92zYLAufVDhRM",
+    "Bearer ",
+    "Basic ",
+    "YTpi",
     "Sun, 06 Nov 1994 08:49:37 GMT",
     "Sunday, 06-Nov-94 08:49:37 GMT",
     "Sun Nov  6 08:49:37 1994",
@@ -102,6 +112,7 @@ fn head(random: &mut StdRng) -> HeaderMap {
         "content-digest",
         "want-repr-digest",
         "content-md5",
+        "authorization",
     ];
     let mut headers = HeaderMap::new();
     for _ in 0..random.random_range(0..6) {
@@ -147,6 +158,9 @@ fn judge(random: &mut StdRng) {
     let sent = digest::of_object(&headers, Some([7; 32]));
     assert!(sent.is_some() || headers.contains_key("want-repr-digest"));
     index::wants_json(&headers);
+    if let Ok(found) = access::bearer(&headers) {
+        assert_eq!(found.is_some(), headers.contains_key(header::AUTHORIZATION));
+    }
 
     let text = noise(random);
     let text = String::from_utf8_lossy(&text);
@@ -164,6 +178,9 @@ fn judge(random: &mut StdRng) {
     if let Ok(origin) = text.parse::<WebOrigin>() {
         assert!(origin.is_any() || !origin.covers(b"null"), "{origin}");
         assert_eq!(origin.as_str().parse().as_ref(), Ok(&origin), "written as it is read");
+    }
+    if let Ok(signature) = Signature::parse(&text) {
+        assert_eq!(signature.to_string(), text, "written as it is read");
     }
     if let Ok(uri) = format!("/v1/objects/{text}").parse::<axum::http::Uri>()
         && let Ok(key) = super::objects::key_of(&uri)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::browser::{Browser, executable};
-use crate::support::node::{Node, PRIVATE_ORIGINS};
+use crate::support::node::{Node, PRIVATE_ORIGINS, reelring};
 use crate::support::{eventually, media, scratch, skipped};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -87,11 +87,28 @@ async fn a_browser_plays_while_it_encodes_and_after() {
     assert_eq!((&seen["message"], &seen["error"]), (&json!(""), &Value::Null), "{seen}");
     keep_picture(&mut browser, "player-done.png");
 
+    // Now the node asks for a token. A signed address of the page leads to playlists and segments as well.
+    let command = |arguments: &[&str]| {
+        let output = reelring(node.data(), arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_string()
+    };
+    command(&["token", "create", "ops", "--scope", "admin"]);
+    assert_eq!(node.get(&format!("/play/{asset}")).send().await.unwrap().status(), 401);
+    let signed = command(&["sign", "--asset", &asset]);
+    browser.open(&format!("{signed}&player=hls.js"));
+    let seen = eventually("the film moves by a signed address", PATIENCE, async || {
+        let seen = look(&mut browser);
+        (seen["time"].as_f64()? > 1.0).then_some(seen)
+    })
+    .await;
+    assert_eq!((&seen["message"], &seen["error"], &seen["rows"]), (&json!(""), &Value::Null, &json!(2)), "{seen}");
+
     // The browser's own HLS, where it has one.
     if browser.ask("document.createElement('video').canPlayType('application/vnd.apple.mpegurl')") == "" {
         return skipped("the browser's own HLS", "this browser has none");
     }
-    browser.open(&node.url(&format!("/play/{asset}?player=native")));
+    browser.open(&format!("{signed}&player=native"));
     let seen = eventually("the film moves natively", PATIENCE, async || {
         let seen = look(&mut browser);
         (seen["time"].as_f64()? > 1.0).then_some(seen)

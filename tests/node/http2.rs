@@ -386,6 +386,28 @@ async fn floods_end_their_connection_and_not_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits out the 30 s a client may take nothing: make test-large"]
+async fn a_large_answer_that_nobody_takes_ends_its_connection() {
+    let secure = Secure::start("h2-stalled").await;
+    let source = secure.folder.path().join("source");
+    std::fs::write(&source, vec![7; 8 << 20]).unwrap();
+    let stored = secure.curl(&["-T", source.to_str().unwrap(), &secure.url("/v1/objects/large")]);
+    assert!(stored.status.success());
+    let mut line = Line::ready(&secure).await;
+    // The window lets 64 KiB through, and nobody opens it again.
+    let path = b"/v1/objects/large";
+    let get = [&[0x82, 0x87, 0x04, path.len() as u8][..], path, &[0x01, 9], b"localhost"].concat();
+    line.send(&request(1, END_STREAM | END_HEADERS, &get)).await;
+    assert_eq!(line.status(1).await, 200);
+    let begun = std::time::Instant::now();
+    let mut rest = Vec::new();
+    let ended = timeout(Duration::from_secs(90), line.stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "still open after {:?}", begun.elapsed());
+    assert!(begun.elapsed() > Duration::from_secs(25), "dropped after {:?} already", begun.elapsed());
+    serves(&secure).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_idle_connections_and_lets_answers_finish() {
     let secure = Secure::start("h2-drain").await;
     let mut line = Line::ready(&secure).await;

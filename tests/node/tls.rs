@@ -66,7 +66,7 @@ impl Secure {
         format!("https://{}{path}", self.node.addr())
     }
 
-    fn curl(&self, arguments: &[&str]) -> Output {
+    pub fn curl(&self, arguments: &[&str]) -> Output {
         let ca = self.authority.file.to_str().unwrap();
         Command::new("curl").args(["-sS", "--cacert", ca]).args(arguments).output().expect("curl runs")
     }
