@@ -33,6 +33,7 @@ test-large:
 	REELRING_FUZZ_SECONDS=600 cargo test --locked -p reelring --lib -- --nocapture fuzz
 	REELRING_FUZZ_SECONDS=600 cargo test --locked --test node -- --nocapture fuzz
 	REELRING_DROPS=10000 cargo test --locked --test node -- --nocapture dropped
+	REELRING_IDLE_CONNECTIONS=100000 cargo test --locked --test node -- --nocapture idle_connections
 	REELRING_UPLOAD_CUTS=500 cargo test --locked --test node -- --nocapture uploads::clients
 	cargo test --locked --test node -- --ignored --nocapture large
 

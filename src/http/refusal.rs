@@ -16,6 +16,9 @@ use super::admission::Refusal;
 use super::linger::Linger;
 use crate::limits;
 
+/// The first byte of a client that wants TLS; no request begins with it.
+const TLS_HANDSHAKE: u8 = 22;
+
 pub(super) struct Refusals {
     under_way: Arc<Semaphore>,
 }
@@ -35,7 +38,9 @@ impl Refusals {
 }
 
 async fn tell(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
-    if stream.read(&mut [0; 4096]).await? == 0 {
+    let mut request = [0; 4096];
+    // Whoever begins with TLS could not read the answer.
+    if stream.read(&mut request).await? == 0 || request[0] == TLS_HANDSHAKE {
         return Ok(());
     }
     stream.write_all(answer).await?;

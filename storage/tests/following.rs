@@ -188,6 +188,42 @@ async fn a_resumed_writer_is_followed_from_the_first_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_goes_back_is_another_one_for_its_followers() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), EngineChoice::Auto).await;
+    let data = pattern(2_000_000);
+    for (kept, announced, more) in [(1_000_001, true, true), (262_144, false, true), (1_500_000, false, false)] {
+        let len = if more { data.len() } else { kept };
+        let meta = meta("film", announced.then_some(len));
+        let mut writer = store.create_journaled(BlobId::new(), meta, vec![]).await.unwrap();
+        writer.write(Bytes::copy_from_slice(&data[..kept])).await.unwrap();
+        writer.checkpoint(vec![]).await.unwrap();
+        let old = follow(&store, "film");
+        let tag = old.tag();
+        let old = tokio::spawn(outcome(old));
+        writer.write(vec![7; 400_000].into()).await.unwrap();
+        writer.hand_over().await.unwrap();
+        assert_eq!(writer.rewind().await.unwrap(), kept as u64);
+        if more {
+            writer.write(Bytes::copy_from_slice(&data[kept..])).await.unwrap();
+            writer.hand_over().await.unwrap();
+            let new = follow(&store, "film");
+            assert_ne!(new.tag(), tag);
+            let new = tokio::spawn(outcome(new));
+            store_as(&store, "film", writer).await;
+            assert!(new.await.unwrap().unwrap() == data);
+        } else {
+            store_as(&store, "film", writer).await;
+        }
+        assert!(not_stored(old.await.unwrap()), "it may have been given what was dropped");
+        let object = store.object(&key("film")).await.unwrap().unwrap();
+        assert_eq!(object.blake3, *blake3::hash(&data[..len]).as_bytes());
+        assert!(store.delete_object(&key("film"), Precondition::None).await.unwrap());
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_writer_is_followed_closely() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path(), EngineChoice::Auto).await;
