@@ -8,6 +8,7 @@
 //! | ends, all has come that was announced | is sealed; the object appears, and the upload is over |
 //! | ends | is kept |
 //! | breaks off, or stalls, or the node drains | is kept; with a checksum it is dropped, for nobody has checked it |
+//! | goes past the announced length | is kept, if that is not all of it |
 //! | has another checksum | is dropped |
 //! | is pre-empted | is dropped: the newer request sends it again |
 //!
@@ -19,79 +20,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
 use reelring_storage::{BlobWriter, Error as StorageError, Key};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::checksum::{Algorithm, Checksum, Digests};
 use super::desk::Turn;
+use super::feed::{Append, Appended, Feed, Piece};
 use super::record::{Kind, Record, State, UploadId};
 use super::{Inner, Result, UploadError, Uploads, table};
 use crate::{limits, media_type};
-
-/// What a client asks for with an append.
-#[derive(Debug, Clone, Default)]
-pub struct Append {
-    /// Where its bytes belong.
-    pub offset: u64,
-    /// How many come, if the request says so.
-    pub bytes: Option<u64>,
-    /// The length of the whole upload, for one that was begun without.
-    pub length: Option<u64>,
-    /// The upload ends with these bytes.
-    pub completes: bool,
-    /// What they must have.
-    pub checksum: Option<Checksum>,
-    /// The checksum comes with the last piece.
-    pub checksum_follows: bool,
-}
-
-/// What an append has come to.
-#[derive(Debug, Clone)]
-pub struct Appended {
-    pub record: Record,
-    /// The durable length.
-    pub offset: u64,
-    /// When this completed an object: whether there was none under its key.
-    pub created: Option<bool>,
-}
-
-/// The bytes of an append on their way to its task. Whoever fills it goes away in the middle: then the request broke off.
-pub struct Feed(mpsc::Receiver<Piece>);
-
-#[derive(Debug)]
-pub enum Piece {
-    Data(Bytes),
-    /// All has come. The trailer's checksum, if there was one.
-    End(Option<Checksum>),
-}
-
-impl Append {
-    pub fn at(offset: u64) -> Append {
-        Append { offset, ..Append::default() }
-    }
-}
-
-impl Feed {
-    /// One piece waits at most: whoever has reserved the place may read the socket. It is taken until the append has its
-    /// turn, so that nothing is read for one that is refused.
-    pub fn channel() -> (mpsc::Sender<Piece>, Feed) {
-        Feed::holding(Piece::Data(Bytes::new()))
-    }
-
-    /// No bytes.
-    pub fn ended() -> Feed {
-        Feed::holding(Piece::End(None)).1
-    }
-
-    fn holding(piece: Piece) -> (mpsc::Sender<Piece>, Feed) {
-        let (sender, receiver) = mpsc::channel(1);
-        let sent = sender.try_send(piece);
-        debug_assert!(sent.is_ok(), "the channel has one place");
-        (sender, Feed(receiver))
-    }
-}
 
 /// Why no more bytes are taken.
 enum End {
@@ -330,6 +267,11 @@ impl Run<'_> {
                 let preempted = UploadError::Preempted(id, offset);
                 self.back(preempted).await
             }
+            // At its full length it would be taken for complete, and it is not what was announced.
+            End::TooLong(_) if self.is_whole() => {
+                let why = self.why(&end);
+                self.back(why).await
+            }
             // What nobody has checked is not kept.
             End::Cut | End::Draining | End::Preempted | End::TooLong(_) if self.digests.is_some() => {
                 let why = self.why(&end);
@@ -382,8 +324,8 @@ impl Run<'_> {
             };
             let next = async {
                 match waits {
-                    true => Ok(feed.0.recv().await),
-                    false => timeout_at(due, feed.0.recv()).await,
+                    true => Ok(feed.next().await),
+                    false => timeout_at(due, feed.next()).await,
                 }
             };
             let piece = tokio::select! {

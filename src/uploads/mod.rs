@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `record`, `table`, `metadata`, `checksum` | pure: what an upload is, its row, what clients say about it |
 //! | `desk` | what is known in memory of each upload: durable length, open writer, whose turn it is |
-//! | `append` | taking bytes: one task for each append, checkpoints, the end |
+//! | `feed`, `append` | taking bytes: one task for each append, checkpoints, the end |
 //! | `join` | concatenation |
 //! | `expiry` | the sweeper |
 //!
@@ -20,13 +20,14 @@ mod append;
 mod checksum;
 mod desk;
 mod expiry;
+mod feed;
 mod join;
 mod metadata;
 mod record;
 mod table;
 
-pub use append::{Append, Appended, Feed, Piece};
 pub use checksum::{Algorithm, Checksum};
+pub use feed::{Append, Appended, Feed, Piece};
 pub use metadata::{Metadata, MetadataError};
 pub use record::{Condition, Kind, Record, State, UploadId};
 pub use table::MIGRATION;

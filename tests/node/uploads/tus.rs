@@ -118,6 +118,18 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let (status, answer) = tokio::task::spawn_blocking(move || raw::exchange(addr, endless.as_bytes())).await.unwrap();
     assert_eq!(status, 413, "{answer}");
     assert_eq!(offset(&node, &path).await, 6);
+    // What ends just where it should and then goes on is not told to be there: it would be taken for complete.
+    let past = format!(
+        "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 6\r\n\
+         Content-Type: application/offset+octet-stream\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n1\r\ne\r\n0\r\n\r\n"
+    );
+    let (status, answer) = tokio::task::spawn_blocking(move || raw::exchange(addr, past.as_bytes())).await.unwrap();
+    assert_eq!(status, 413, "{answer}");
+    assert_eq!(offset(&node, &path).await, 6);
+    assert_eq!(
+        node.object("a").header("If-Match", "*").header("Range", "bytes=0-0").send().await.unwrap().status(),
+        206
+    );
     assert_eq!(tus(&node, "DELETE", &path).send().await.unwrap().status(), 204);
     for method in ["HEAD", "PATCH", "DELETE"] {
         let request = tus(&node, method, &path).header("Content-Type", "application/offset+octet-stream");
