@@ -36,6 +36,7 @@ test-large:
 	REELRING_IDLE_CONNECTIONS=100000 cargo test --locked --test node -- --nocapture idle_connections
 	REELRING_UPLOAD_CUTS=500 cargo test --locked --test node -- --nocapture uploads::clients
 	cargo test --locked --test node -- --ignored --nocapture large
+	cargo test --locked --test node -- --ignored --nocapture overload
 
 bench:
 	@bash tests/demo/setup.sh bench

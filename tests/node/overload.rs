@@ -266,6 +266,29 @@ async fn who_streams_an_object_that_goes_gets_all_of_it_or_an_error() {
     .await;
 }
 
+/// A client that takes a little now and then is served for as long as it likes; one that takes nothing is disconnected.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits for a minute: make test-large"]
+async fn a_slow_reader_is_not_a_stalled_one() {
+    let folder = scratch("patience");
+    let (node, film) = with_film(&folder, &[], 32 * MIB).await;
+    let mut readers = busy(&node, 2, 2).await;
+    let (mut stalled, mut slow) = (readers.pop().unwrap(), readers.pop().unwrap());
+    let begun = Instant::now();
+    let mut piece = vec![0; 128 << 10];
+    while begun.elapsed() < Duration::from_secs(50) {
+        slow.read_exact(&mut piece).await.expect("it is slow, and alive");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    // What the kernel had taken before is still there; then the connection ends.
+    let mut got = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stalled.read_to_end(&mut got)).await.expect("it was cut off");
+    println!("stalled: {} bytes, then {ended:?}", got.len());
+    assert!(got.len() < film.len());
+    let mut rest = vec![0; 20 * MIB];
+    slow.read_exact(&mut rest).await.expect("and gets the rest as fast as it likes");
+}
+
 /// Takes the stored objects out of the page cache.
 fn forget_cached(node: &Node) {
     for path in files(&node.data().join("blobs")) {
