@@ -79,7 +79,8 @@ const FIO_JOBS: [Job; 10] = [
 /// Cases of the other programs, and the seconds of a round of one side.
 const NGINX: [(&str, f64); 5] = [
     ("hot-64k-c64", 1.1),
-    ("hot-1m-c64", 1.1),
+    // wrk would be the limit of both.
+    ("hot-1m-c64 --client drain", 1.1),
     ("hot-whole-64m-c1", 1.1),
     ("cold-1m-c1", 1.6),
     ("hot-beside-cold-directio", 2.4),

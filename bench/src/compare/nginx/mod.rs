@@ -134,12 +134,13 @@ struct Bench<'a> {
 
 pub fn compare(args: &NginxArgs) -> anyhow::Result<Section> {
     let NginxArgs { beside: options, client } = args;
-    let wrk = if *client == Client::Wrk { WRK.version()? } else { String::new() };
     let nginx = server::executable()?;
     let program = options.program()?;
     let quick = options.common.quick;
     let steps = plans(quick).into_iter().map(Step::Wrk).chain(hot_cold::plans(quick).into_iter().map(Step::Mixed));
     let steps = options.chosen(steps.collect(), Step::name)?;
+    let loaded = steps.iter().any(|step| matches!(step, Step::Wrk(_)));
+    let wrk = if loaded && *client == Client::Wrk { WRK.version()? } else { String::new() };
 
     let versions = [program.version.clone(), server::version(&nginx)?];
     let scratch = options.common.scratch()?;
@@ -156,10 +157,12 @@ pub fn compare(args: &NginxArgs) -> anyhow::Result<Section> {
         Client::Wrk => format!("{wrk}, one thread, which copies all it receives,"),
         Client::Drain => "A client of our own, one thread, which reads heads and has the kernel drop bodies,".into(),
     };
-    section.notes.push(format!(
-        "{who} shares {processors} processors with the server it loads: throughput is that of both together, and the client's \
-         where its processors (client CPUs) are near 1. CPU, context switches and memory are the server's alone."
-    ));
+    if loaded {
+        section.notes.push(format!(
+            "{who} shares {processors} processors with the server it loads: throughput is that of both together, and the \
+             client's where its processors (client CPUs) are near 1. CPU, context switches and memory are the server's alone."
+        ));
+    }
     section.notes.push(
         "Memory: what the node maps of the page cache counts as its resident set; what nginx hands over by sendfile does not."
             .into(),
