@@ -62,7 +62,7 @@ pub const HTTP_SEND_LOOK: Duration = Duration::from_secs(5);
 pub const RESIDENT_FOR: Duration = Duration::from_millis(5);
 /// Bytes of one `sendfile`, and of those in a row before others have a turn.
 pub const SEND_PIECE_BYTES: usize = 512 * KIB;
-pub const SEND_BURST_BYTES: usize = 2 * MIB;
+pub const SEND_BURST_BYTES: usize = MIB / 2;
 /// A JSON request body.
 pub const HTTP_JSON_BODY: usize = 256 * KIB;
 /// Largest object.
@@ -211,6 +211,9 @@ pub const PLUGIN_TITLE_BYTES: usize = 4 * KIB;
 pub const PLUGIN_STDERR_BYTES: usize = 2 * KIB;
 
 // --- node ---
+/// Turns of tasks on a thread before it looks at the sockets and at what other threads have made ready. Tokio's own 61
+/// are meant for turns of microseconds.
+pub const RUNTIME_TURNS: u32 = 8;
 /// How long a drain waits for requests and jobs before it stops them.
 pub const DRAIN: Duration = Duration::from_secs(20);
 

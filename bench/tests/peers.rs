@@ -104,7 +104,8 @@ fn case<'a>(section: &'a Value, name: &str) -> &'a Value {
             // fio's are told without those of its start, which may be all there are of so little work.
             if !case[side]["name"].as_str().is_some_and(|name| name.starts_with("fio")) {
                 assert!(run["cpu_seconds"].as_f64() > Some(0.0), "{side}: {run}");
-                assert!(run["context_switches"].as_u64() > Some(0), "{side}: {run}");
+                // So little work may be done in one go.
+                assert!(run["context_switches"].is_u64(), "{side}: {run}");
             }
         }
         assert!(case[side]["version"].as_str().is_some_and(|version| !version.is_empty()), "{case:#}");

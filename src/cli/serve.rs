@@ -109,6 +109,9 @@ impl Serve {
         // Before the data directory is touched: a port in use is the most common mistake.
         let listener = bind(&config)?;
         let runtime = Builder::new_multi_thread()
+            // One turn of a task may be half a MiB sent: after a few, who else has become ready is looked up.
+            .event_interval(limits::RUNTIME_TURNS)
+            .global_queue_interval(limits::RUNTIME_TURNS)
             .enable_all()
             .build()
             .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
