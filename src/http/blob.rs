@@ -19,6 +19,9 @@ use super::range::{self, Asked};
 use super::zero_copy::Outgoing;
 use crate::limits;
 
+/// Headers that an answer has besides those that describe its content, the layers' among them.
+const FURTHER_HEADERS: usize = 10;
+
 /// What identifies the version that is sent.
 pub(super) struct Version<'a> {
     /// What messages call it.
@@ -38,17 +41,21 @@ pub(super) fn send(
     let Version { name, etag, modified } = version;
     let Parts { method, headers: request, extensions, .. } = request;
     let length = blob.len();
-    let mut answer = HeaderMap::new();
+    let mut answer = described;
+    answer.reserve(FURTHER_HEADERS);
     insert(&mut answer, header::ETAG, etag);
     // A version that followed another one within its second counts as modified in the next, which has yet to come.
     if *modified <= SystemTime::now() {
         insert(&mut answer, header::LAST_MODIFIED, &httpdate::fmt_http_date(*modified));
     }
     answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    answer.extend(described.get(header::CACHE_CONTROL).map(|value| (header::CACHE_CONTROL, value.clone())));
 
     match conditional::evaluate(request, etag, *modified) {
-        Decision::NotModified => return Ok((StatusCode::NOT_MODIFIED, answer).into_response()),
+        Decision::NotModified => {
+            let kept = [header::ETAG, header::LAST_MODIFIED, header::ACCEPT_RANGES, header::CACHE_CONTROL];
+            let kept = kept.into_iter().filter_map(|name| Some((name.clone(), answer.remove(name)?))).collect();
+            return Ok(response(StatusCode::NOT_MODIFIED, kept, Body::empty()));
+        }
         Decision::Failed => {
             return Err(Problem::precondition_failed(format!("{name} is {etag} now; read it again and decide anew")));
         }
@@ -76,14 +83,13 @@ pub(super) fn send(
             ));
         }
     };
-    answer.extend(described);
     if parts.len() > 1 {
         let multipart = Multipart::new(parts, length, answer.get(header::CONTENT_TYPE));
         insert(&mut answer, header::CONTENT_TYPE, &multipart.content_type());
         answer.insert(header::CONTENT_LENGTH, multipart.content_length().into());
         let (blob, connection) = (blob.clone(), extensions.clone());
         let body = multipart.body(move |part| body_of(&blob, part, &connection));
-        return Ok((StatusCode::PARTIAL_CONTENT, answer, body).into_response());
+        return Ok(response(StatusCode::PARTIAL_CONTENT, answer, body));
     }
     let (status, part) = match parts.pop() {
         None => (StatusCode::OK, 0..length),
@@ -95,7 +101,15 @@ pub(super) fn send(
     };
     answer.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
     let body = if method == Method::HEAD { Body::empty() } else { body_of(blob, part, extensions) };
-    Ok((status, answer, body).into_response())
+    Ok(response(status, answer, body))
+}
+
+/// The headers as they are, not copied one by one into others.
+fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
 /// The bytes of `part` as a body, the one place where stored bytes become an answer. `connection` is what the connection
