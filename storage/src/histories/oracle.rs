@@ -196,10 +196,13 @@ async fn judge_quarantine(store: &Store, shared: &Shared, found: &BTreeMap<Strin
         }
     }
     assert_eq!(refused, expected, "the scrub found other blobs than those that were damaged");
-    let status = store.scrub_status().await.expect("the catalog can be read");
-    let counts = status.last.expect("the scrub came to its end").counts;
-    let all = (blobs.len() as u64, expected.len() as u64, away.len() as u64);
-    assert_eq!((counts.blobs, counts.damaged, counts.unreadable), all, "{status:?}");
+    // A data directory whose sync has failed takes no notes: what is damaged is refused all the same.
+    if !store.volumes().first().health.is_degraded() {
+        let status = store.scrub_status().await.expect("the catalog can be read");
+        let counts = status.last.as_ref().expect("the scrub came to its end").counts;
+        let all = (blobs.len() as u64, expected.len() as u64, away.len() as u64);
+        assert_eq!((counts.blobs, counts.damaged, counts.unreadable), all, "{status:?}");
+    }
     let asked = before.union(&expected).filter(|blob| !away.contains(blob));
     for (blob, state) in asked.map(|blob| (*blob, blobs[blob])) {
         match store.open_blob(blob).await {
