@@ -62,7 +62,7 @@ pub const HTTP_SEND_LOOK: Duration = Duration::from_secs(5);
 pub const RESIDENT_FOR: Duration = Duration::from_millis(5);
 /// Bytes of one `sendfile`, and of those in a row before others have a turn.
 pub const SEND_PIECE_BYTES: usize = 512 * KIB;
-pub const SEND_BURST_BYTES: usize = MIB / 2;
+pub const SEND_BURST_BYTES: usize = 2 * MIB;
 /// A JSON request body.
 pub const HTTP_JSON_BODY: usize = 256 * KIB;
 /// Largest object.
