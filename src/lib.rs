@@ -15,6 +15,7 @@ pub mod transcode;
 pub mod uploads;
 
 pub mod access;
+pub mod address;
 pub mod config;
 pub mod error;
 pub mod limits;

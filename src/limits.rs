@@ -72,12 +72,10 @@ pub const LIST_PAGE_MAX: usize = 1000;
 pub const LIST_PAGE_DEFAULT: usize = 100;
 /// Ranges of one request.
 pub const HTTP_RANGES: usize = 128;
-/// Headers of a request. It is what hyper has unless told: being told, even the same, costs it an allocation a request.
 /// Entries of a folder's page, and how many are read at a time.
 pub const INDEX_ENTRIES: usize = 100_000;
 pub const INDEX_PAGE: usize = 250;
-/// Headers of a request.
-pub const HTTP_HEADERS: usize = 100;
+// Headers of a request: 100, hyper's own bound. Being told it, even the same, would cost hyper a table for each request.
 /// Characters of a name given by `?download=`.
 pub const DOWNLOAD_NAME_CHARS: usize = 200;
 /// An idempotency key.

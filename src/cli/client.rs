@@ -8,7 +8,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reelring_storage::Key;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,15 +17,12 @@ use serde_json::Value;
 use super::events::Events;
 use super::exit::{CliError, Result};
 use super::transport::{ByteStream, CALL_TIMEOUT, Reply, Request, RequestBody, Transport};
+use crate::address;
 use crate::jobs::{Job, JobId, JobState};
 
 /// A page of a thousand objects with the longest keys fits.
 const JSON_BYTES: usize = 8 << 20;
 const PROBLEM_BYTES: usize = 64 << 10;
-
-/// Everything but RFC 3986's unreserved characters.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-const PATH: &AsciiSet = &SEGMENT.remove(b'/');
 
 pub struct Client {
     transport: Transport,
@@ -105,7 +102,7 @@ impl Client {
     }
 
     pub async fn get_object(&self, key: &Key) -> Result<Download> {
-        let reply = self.accept(self.request(Method::GET, object_path(key))).await?;
+        let reply = self.accept(self.request(Method::GET, address::of_object(key))).await?;
         let length = header(&reply, &CONTENT_LENGTH).and_then(|text| text.parse().ok());
         Ok(Download { length, blake3: etag(&reply), body: reply.body })
     }
@@ -119,28 +116,21 @@ impl Client {
         replace: bool,
         body: ByteStream,
     ) -> Result<Stored> {
-        let mut request = self.request(Method::PUT, object_path(key));
+        let mut request = self.request(Method::PUT, address::of_object(key));
         if let Some(length) = length {
             request.headers.insert(CONTENT_LENGTH, length.into());
         }
-        if let Some(text) = content_type {
-            let value = HeaderValue::from_str(text)
-                .map_err(|_| CliError::usage(format!("--content-type {text:?} is not a valid HTTP header value")))?;
-            request.headers.insert(CONTENT_TYPE, value);
-        }
-        if !replace {
-            request.headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
-        }
+        put_headers(&mut request, content_type, replace)?;
         request.body = RequestBody::Stream(body);
         let reply = self.accept(request).await?;
         let (created, blake3) = (reply.status == StatusCode::CREATED, etag(&reply));
-        let object = self.parse(reply, &object_path(key)).await?;
+        let object = self.parse(reply, &address::of_object(key)).await?;
         Ok(Stored { created, blake3, object })
     }
 
     /// Returns whether the object was there.
     pub async fn delete_object(&self, key: &Key) -> Result<bool> {
-        let mut request = self.request(Method::DELETE, object_path(key));
+        let mut request = self.request(Method::DELETE, address::of_object(key));
         request.timeout = Some(CALL_TIMEOUT);
         let reply = self.transport.send(request).await?;
         match reply.status {
@@ -257,12 +247,21 @@ pub struct JobsPage {
     pub next: Option<JobId>,
 }
 
-fn segment(text: &str) -> String {
-    utf8_percent_encode(text, SEGMENT).to_string()
+/// What a new object is to be, and whether it may take another one's place.
+pub fn put_headers(request: &mut Request, content_type: Option<&str>, replace: bool) -> Result<()> {
+    if let Some(text) = content_type {
+        let value = HeaderValue::from_str(text)
+            .map_err(|_| CliError::usage(format!("--content-type {text:?} is not a valid HTTP header value")))?;
+        request.headers.insert(CONTENT_TYPE, value);
+    }
+    if !replace {
+        request.headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+    }
+    Ok(())
 }
 
-pub fn object_path(key: &Key) -> String {
-    format!("/v1/objects/{}", utf8_percent_encode(key.as_str(), PATH))
+fn segment(text: &str) -> String {
+    utf8_percent_encode(text, address::SEGMENT).to_string()
 }
 
 pub(super) fn header(reply: &Reply, name: &HeaderName) -> Option<String> {
@@ -312,7 +311,7 @@ mod tests {
 
     #[test]
     fn keys_travel_unharmed_in_paths() {
-        let path = |key: &str| object_path(&Key::parse(key).unwrap());
+        let path = |key: &str| address::of_object(&Key::parse(key).unwrap());
         assert_eq!(path("films/a b?c#d%e.mp4"), "/v1/objects/films/a%20b%3Fc%23d%25e.mp4");
         assert_eq!(path("ü/+&"), "/v1/objects/%C3%BC/%2B%26");
         assert_eq!(segment("a/b&limit=1"), "a%2Fb%26limit%3D1");

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, LOCATION};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -20,9 +20,10 @@ use reelring_storage::Key;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::client::{Client, Stored, etag, header, object_path, refusal};
+use super::client::{Client, Stored, etag, header, put_headers, refusal};
 use super::exit::{CliError, Result};
 use super::transport::{ByteStream, CALL_TIMEOUT, RequestBody};
+use crate::address;
 
 /// From this length on an upload is worth the two requests more.
 pub const RESUMABLE_BYTES: u64 = 32 << 20;
@@ -147,14 +148,7 @@ impl Client {
         request.headers.insert("upload-length", length.into());
         let metadata = format!("key {}", BASE64_STANDARD.encode(key.as_str()));
         request.headers.insert("upload-metadata", HeaderValue::from_str(&metadata).expect("base64 is a header value"));
-        if let Some(text) = content_type {
-            let value = HeaderValue::from_str(text)
-                .map_err(|_| CliError::usage(format!("--content-type {text:?} is not a valid HTTP header value")))?;
-            request.headers.insert(CONTENT_TYPE, value);
-        }
-        if !replace {
-            request.headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
-        }
+        put_headers(&mut request, content_type, replace)?;
         let reply = self.send(request).await?;
         match reply.status {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(None),
@@ -213,7 +207,7 @@ impl Client {
         match reply.status {
             status if status.is_success() => {
                 let (created, blake3) = (status == StatusCode::CREATED, etag(&reply));
-                let object = self.parse(reply, &object_path(key)).await.map_err(Failed::Perhaps)?;
+                let object = self.parse(reply, &address::of_object(key)).await.map_err(Failed::Perhaps)?;
                 Ok(Stored { created, blake3, object })
             }
             status if status.is_server_error() && status != StatusCode::INSUFFICIENT_STORAGE => {

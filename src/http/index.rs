@@ -12,16 +12,14 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reelring_storage::{Entry, Error as StorageError};
 
 use super::access::SIGNATURE;
 use super::problem::Problem;
+use crate::address::SEGMENT;
 use crate::limits;
 use crate::node::Node;
-
-/// What may stand for itself in a relative address, whatever comes before it.
-const IN_ADDRESS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Whether the client can only read JSON: a program that asks for the list.
 pub(super) fn wants_json(headers: &HeaderMap) -> bool {
@@ -36,7 +34,7 @@ pub(super) fn wants_json(headers: &HeaderMap) -> bool {
 ///
 /// Links of a page that was reached by a signed address carry the signature on: what it covers, they reach.
 pub(super) async fn page(node: &Arc<Node>, prefix: &str, signature: Option<&str>) -> Result<Option<Response>, Problem> {
-    let query = signature.map(|signature| format!("?{SIGNATURE}={}", utf8_percent_encode(signature, IN_ADDRESS)));
+    let query = signature.map(|signature| format!("?{SIGNATURE}={}", utf8_percent_encode(signature, SEGMENT)));
     let query = query.unwrap_or_default();
     let mut page = Page { node: node.clone(), prefix: prefix.into(), query, from: Some(prefix.into()), entries: 0 };
     let (first, found) = page.rows().await?;
@@ -88,7 +86,7 @@ impl Page {
         self.from = next;
         if self.from.is_some() && self.entries >= limits::INDEX_ENTRIES {
             self.from = None;
-            let prefix = utf8_percent_encode(&self.prefix, IN_ADDRESS);
+            let prefix = utf8_percent_encode(&self.prefix, SEGMENT);
             let _ = writeln!(
                 rows,
                 "<tr><td colspan=3>More than {} entries; <a href=\"/v1/objects?prefix={prefix}\">the list</a> has them all.",
@@ -127,7 +125,7 @@ fn row(rows: &mut String, prefix: &str, query: &str, entry: &Entry) {
         Some(bare) => (bare, "/"),
         None => (name, ""),
     };
-    let _ = write!(rows, "<tr><td><a href=\"{}{slash}{query}\">", utf8_percent_encode(bare, IN_ADDRESS));
+    let _ = write!(rows, "<tr><td><a href=\"{}{slash}{query}\">", utf8_percent_encode(bare, SEGMENT));
     escape(rows, name);
     rows.push_str("</a>");
     if let Entry::Object(object) = entry {

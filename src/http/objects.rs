@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use reelring_storage::{
     BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, Precondition, PutOutcome,
 };
@@ -31,14 +31,10 @@ use super::index;
 use super::pace::Pace;
 use super::problem::Problem;
 use super::uploads;
+use crate::address;
 use crate::limits;
 use crate::media_type;
 use crate::node::Node;
-
-const PREFIX: &str = "/v1/objects/";
-
-/// What stands for itself in an object's address.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 pub(super) async fn write(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let (request, body) = request.into_parts();
@@ -103,11 +99,6 @@ pub(super) fn stored(node: &Node, record: &ObjectRecord, created: bool) -> Respo
     let mut response = (status, Json(Listed::of(node, record))).into_response();
     insert(response.headers_mut(), header::ETAG, &conditional::etag(record));
     response
-}
-
-/// The address of an object.
-pub(super) fn path_of(key: &Key) -> String {
-    format!("{PREFIX}{}", utf8_percent_encode(key.as_str(), PATH))
 }
 
 /// Moves the body into the blob. Memory is taken before the socket is read, so a slow disk slows the sender down.
@@ -322,7 +313,7 @@ pub(super) async fn list(
 
 /// The key in the address. Taken from the raw path: a key is bytes, and no router should tidy it up.
 pub(super) fn key_of(uri: &Uri) -> Result<Key, Problem> {
-    let raw = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let raw = uri.path().strip_prefix(address::OBJECTS).unwrap_or_default();
     let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| {
         Problem::bad_request("invalid-key", format!("the key {raw:?} is not UTF-8; percent-encode UTF-8 bytes"))
     })?;

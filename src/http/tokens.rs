@@ -11,7 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reelring_storage::Key;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,14 +19,13 @@ use serde::{Deserialize, Serialize};
 use super::access::{Grant, SIGNATURE};
 use super::problem::Problem;
 use crate::access::{AccessError, Cover, Methods, Scopes, Signature, Token, TokenId, TokenName};
+use crate::address;
 use crate::limits;
 use crate::node::Node;
 use crate::transcode::AssetId;
 
 /// What a signed address is good for when nobody says.
 const EXPIRES_S: u64 = 3600;
-/// Everything but RFC 3986's unreserved characters, and `/`.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// A token for people: nothing that could be used.
 #[derive(Serialize)]
@@ -143,14 +142,14 @@ pub(super) async fn sign(
     let (path, page, resource, prefix) = match (wanted.key, wanted.prefix, wanted.asset) {
         (Some(key), None, None) => {
             let resource = format!("/v1/objects/{key}");
-            (utf8_percent_encode(&resource, PATH).to_string(), None, resource, false)
+            (utf8_percent_encode(&resource, address::PATH).to_string(), None, resource, false)
         }
         (None, Some(prefix), None) => {
             if !prefix.is_empty() && !prefix.ends_with('/') {
                 return Err(invalid(format!("the prefix {prefix:?} must end with /, or be empty for every object")));
             }
             let resource = format!("/v1/objects/{prefix}");
-            (utf8_percent_encode(&resource, PATH).to_string(), None, resource, true)
+            (utf8_percent_encode(&resource, address::PATH).to_string(), None, resource, true)
         }
         (None, None, Some(asset)) => {
             let resource = format!("/v1/assets/{asset}/");

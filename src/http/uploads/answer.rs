@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
 use super::dialect::{Dialect, TUS_VERSION};
+use crate::address;
 use crate::http::blob::insert;
 use crate::http::objects;
 use crate::http::problem::Problem;
@@ -61,7 +62,7 @@ pub(super) fn describe(headers: &mut HeaderMap, dialect: Dialect, record: &Recor
         insert(headers, name("upload-limit"), &format!("max-size={}, max-age={left}", limits::OBJECT_BYTES));
     }
     if let (true, Some(key), Some(hash)) = (done, &record.key, record.etag) {
-        insert(headers, header::CONTENT_LOCATION, &objects::path_of(key));
+        insert(headers, header::CONTENT_LOCATION, &address::of_object(key));
         insert(headers, header::ETAG, &format!("\"{}\"", blake3::Hash::from_bytes(hash).to_hex()));
     }
 }
