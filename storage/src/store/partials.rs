@@ -16,6 +16,7 @@ use crate::id::BlobId;
 use crate::store::Store;
 use crate::store::sweep;
 use crate::volume::Volume;
+use crate::volume::claim::InHand;
 
 impl Store {
     /// Starts a blob whose partial file and journal survive, to be taken up by [`Store::resume`].
@@ -44,11 +45,11 @@ impl Store {
             return Ok(None);
         }
         for volume in self.by_progress(id).await {
-            let claimed = match in_hand.take() {
-                Some(in_hand) => in_hand,
-                None => volume.claim(id).await?,
+            let Some((writer, note)) =
+                BlobWriter::resume(volume, id, claim_on(volume, id, &mut in_hand).await?).await?
+            else {
+                continue;
             };
-            let Some((writer, note)) = BlobWriter::resume(volume, id, claimed).await? else { continue };
             for other in self.inner.volumes.iter().filter(|other| other.number != volume.number) {
                 if let Err(error) = self.discard_on(other, id).await {
                     tracing::warn!(%error, "an older partial of {id} stays until its volume works again");
@@ -69,11 +70,9 @@ impl Store {
             return Ok(None);
         }
         for volume in self.by_progress(id).await {
-            let claimed = match in_hand.take() {
-                Some(in_hand) => in_hand,
-                None => volume.claim(id).await?,
-            };
-            if let Some(length) = BlobWriter::settled_length(volume, id, claimed).await? {
+            if let Some(length) =
+                BlobWriter::settled_length(volume, id, claim_on(volume, id, &mut in_hand).await?).await?
+            {
                 return Ok(Some(length));
             }
         }
@@ -145,5 +144,13 @@ impl Store {
         ids.sort();
         ids.dedup();
         Ok(ids)
+    }
+}
+
+/// The claim on a volume: the one that is held already, once, else one of its own.
+async fn claim_on(volume: &Volume, id: BlobId, held: &mut Option<InHand>) -> Result<InHand> {
+    match held.take() {
+        Some(held) => Ok(held),
+        None => volume.claim(id).await,
     }
 }
