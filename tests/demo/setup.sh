@@ -129,21 +129,23 @@ fetch_hls() {
     fi
 }
 
-# A plotter of fio's JSON, for the test that shows it reads ours: from PyPI into a folder of its own.
-fio_plot_version=1.1.21
-install_fio_plot() {
-    local folder=$tools/fio-plot
-    [ ! -x "$folder/bin/fio-plot" ] || return 0
+# A program from PyPI, into a folder of its own: pip_install PACKAGE VERSION.
+pip_install() {
+    local folder=$tools/$1
+    [ ! -f "$folder/installed" ] || return 0
     python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
-    say "pip install fio-plot==$fio_plot_version under $folder"
+    say "pip install $1==$2 under $folder"
     rm -rf "$folder"
-    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check \
-        "fio-plot==$fio_plot_version"; } </dev/null >"$tools/pip.log" 2>&1; then
+    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check "$1==$2" &&
+        touch "$folder/installed"; } </dev/null >"$tools/pip.log" 2>&1; then
         tail -n 20 "$tools/pip.log" >&2
         rm -rf "$folder"
-        fail "pip could not install fio-plot"
+        fail "pip could not install $1"
     fi
 }
+
+# A plotter of fio's JSON, for the test that shows it reads ours.
+fio_plot_version=1.1.21
 
 # Two clients for resumable uploads, for the tests that cut them off, each in a folder of its own.
 tus_js_version=4.3.1
@@ -161,19 +163,6 @@ install_tus_js() {
 }
 
 tuspy_version=1.1.0
-install_tuspy() {
-    local folder=$tools/tuspy
-    [ ! -f "$folder/installed" ] || return 0
-    python3 -c 'import venv, ensurepip' 2>/dev/null || install python3 python3-venv
-    say "pip install tuspy==$tuspy_version under $folder"
-    rm -rf "$folder"
-    if ! { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check \
-        "tuspy==$tuspy_version" && touch "$folder/installed"; } </dev/null >"$tools/pip.log" 2>&1; then
-        tail -n 20 "$tools/pip.log" >&2
-        rm -rf "$folder"
-        fail "pip could not install tuspy"
-    fi
-}
 
 check_rust
 mkdir -p "$tools"
@@ -213,9 +202,9 @@ if [ "$purpose" = bench ] || [ "$purpose" = test ]; then
     have aria2c || install aria2
 fi
 if [ "$purpose" = test ]; then
-    install_fio_plot
+    pip_install fio-plot "$fio_plot_version"
     install_tus_js
-    install_tuspy
+    pip_install tuspy "$tuspy_version"
 fi
 [ "$purpose" = bench ] || fetch_hls
 say "everything needed for '$purpose' is here"
