@@ -1,13 +1,14 @@
-//! Who asks, and whether he may: the layer in front of every resource that is reached over a connection.
+//! Who asks, and whether he may: what stands in front of every resource that is reached over a connection.
 //!
-//! A connection tells where it comes from ([`Peer`]); the layer finds out what the request is allowed ([`Grant`]) and
-//! what it needs ([`Need`]), and lets it pass or answers 401 or 403. A resource finds the grant among the request's
-//! extensions. A command that has the node in its own process passes no layer: it owns the data directory.
+//! A connection tells where it comes from ([`Peer`]); [`admit`] finds out what the request is allowed ([`Grant`]) and
+//! what it needs ([`Need`]), and lets it pass or refuses it with 401 or 403. A resource finds the grant among the request's
+//! extensions. A command that has the node in its own process is not asked: it owns the data directory.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -24,7 +25,7 @@ use crate::node::Node;
 /// The parameter of a signed address.
 pub(super) const SIGNATURE: &str = "signature";
 
-/// Where a connection comes from. A request without one counts as a stranger's.
+/// Where a connection comes from. A request that does not tell counts as a stranger's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
     /// The local socket, which only the owner of the data directory can open.
@@ -54,9 +55,16 @@ impl Grant {
         }
     }
 
-    /// Whether the answer is for this client alone, not for a cache that others ask.
-    fn is_personal(&self) -> bool {
-        matches!(self, Grant::Token(_) | Grant::Signature(_))
+    /// Tells caches and browsers what an answer by this right is not for.
+    pub fn mark(&self, answer: &mut HeaderMap) {
+        // For this client alone, not for a cache that others ask.
+        if matches!(self, Grant::Token(_) | Grant::Signature(_)) {
+            keep_private(answer);
+        }
+        if matches!(self, Grant::Signature(_)) {
+            // A signed address must not travel to other sites as the page somebody came from.
+            answer.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        }
     }
 }
 
@@ -102,33 +110,28 @@ impl Need {
     }
 }
 
-/// The layer itself.
-pub(super) async fn guard(State(node): State<Arc<Node>>, mut request: Request, next: Next) -> Response {
-    let grant = match admit(&node, &request) {
+/// The layer that asks, around the router's resources.
+pub(super) async fn guard(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let (mut request, body) = request.into_parts();
+    let peer = request.extensions.get().copied().unwrap_or(Peer::Stranger);
+    let route = request.extensions.get().map(MatchedPath::as_str);
+    let grant = match admit(&node, peer, route, &request) {
         Ok(grant) => grant,
         Err(problem) => return problem.into_response(),
     };
-    let personal = grant.is_personal();
-    let signed = matches!(grant, Grant::Signature(_));
-    request.extensions_mut().insert(grant);
-    let mut response = next.run(request).await;
-    if personal {
-        keep_private(response.headers_mut());
-    }
-    if signed {
-        // A signed address must not travel to other sites as the page somebody came from.
-        response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    }
+    request.extensions.insert(grant.clone());
+    let mut response = next.run(Request::from_parts(request, body)).await;
+    grant.mark(response.headers_mut());
     response
 }
 
-fn admit(node: &Node, request: &Request) -> Result<Grant, Problem> {
-    if request.extensions().get::<Peer>() == Some(&Peer::Owner) {
+/// By which right a request to `route`, the router's pattern, is answered.
+pub(super) fn admit(node: &Node, peer: Peer, route: Option<&str>, request: &Parts) -> Result<Grant, Problem> {
+    if peer == Peer::Owner {
         return Ok(Grant::Owner);
     }
-    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    origin::check_one_host(request.version(), headers)?;
-    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let Parts { method, uri, version, headers, .. } = request;
+    origin::check_one_host(*version, headers)?;
     let need = Need::of(method, route, uri.path());
     let config = node.config();
     let surroundings = || {
@@ -169,21 +172,15 @@ fn admit(node: &Node, request: &Request) -> Result<Grant, Problem> {
     Err(missing(method, uri))
 }
 
-fn by_signature(
-    node: &Node,
-    signature: &str,
-    need: Need,
-    route: Option<&str>,
-    request: &Request,
-) -> Result<(), Problem> {
-    let resource = resource(route, request.uri().path());
+fn by_signature(node: &Node, signature: &str, need: Need, route: Option<&str>, request: &Parts) -> Result<(), Problem> {
+    let resource = resource(route, request.uri.path());
     // A prefix that is signed for may be listed as well as read.
     let listing = need == Need::Of(Scope::Read) && route.is_some_and(|route| route.starts_with("/v1/objects/"));
     if !matches!(need, Need::Named(_)) && !listing {
         let detail = "a signed address reaches objects and assets only; send a token (Authorization: Bearer …)";
         return Err(Problem::forbidden("signature", detail));
     }
-    match node.access().verify(signature, request.method().as_str(), &resource) {
+    match node.access().verify(signature, request.method.as_str(), &resource) {
         Ok(_) => Ok(()),
         Err(Refusal::Method { signed, asked }) => {
             Err(Problem::forbidden("signature", format!("the address is signed for {signed}, not for {asked}")))
@@ -242,8 +239,8 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<Presented>, Problem> 
 }
 
 /// Whether the request itself brings what it is allowed by. No page of another site has that, unless somebody gave it.
-pub(super) fn brings_credentials(request: &Request) -> bool {
-    request.headers().contains_key(header::AUTHORIZATION) || signature(request.uri()).is_some()
+pub(super) fn brings_credentials(request: &Parts) -> bool {
+    request.headers.contains_key(header::AUTHORIZATION) || signature(&request.uri).is_some()
 }
 
 /// The parameter, if the address has it. The first counts: a second one is not what was signed.

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 use rustix::process::{Resource, getrlimit};
@@ -309,13 +310,13 @@ impl Requests {
 
 impl InRequest {
     /// Makes the request last to the end of its answer.
-    pub fn until_sent(self, answer: Response) -> Response {
-        answer.map(|body| Body::new(Counted { body, _request: self }))
+    pub fn until_sent(self, answer: Response) -> http::Response<Counted> {
+        answer.map(|body| Counted { body, _request: self })
     }
 }
 
 /// The body of an answer, and the request it belongs to.
-struct Counted {
+pub(super) struct Counted {
     body: Body,
     _request: InRequest,
 }

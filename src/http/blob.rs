@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -31,15 +31,17 @@ pub(super) struct Version<'a> {
     pub modified: SystemTime,
 }
 
-/// Answers with `blob`, as much of it as the request's headers ask for. `described` are the headers of its content.
+/// Answers with `blob`, as much of it as the request's headers ask for, the way `outgoing` of the connection. `described`
+/// are the headers of its content.
 pub(super) fn send(
     request: &Parts,
+    outgoing: Option<&Outgoing>,
     version: &Version,
     described: HeaderMap,
     blob: &BlobReader,
 ) -> Result<Response, Problem> {
     let Version { name, etag, modified } = version;
-    let Parts { method, headers: request, extensions, .. } = request;
+    let Parts { method, headers: request, .. } = request;
     let length = blob.len();
     let mut answer = described;
     answer.reserve(FURTHER_HEADERS);
@@ -87,8 +89,8 @@ pub(super) fn send(
         let multipart = Multipart::new(parts, length, answer.get(header::CONTENT_TYPE));
         insert(&mut answer, header::CONTENT_TYPE, &multipart.content_type());
         answer.insert(header::CONTENT_LENGTH, multipart.content_length().into());
-        let (blob, connection) = (blob.clone(), extensions.clone());
-        let body = multipart.body(move |part| body_of(&blob, part, &connection));
+        let (blob, outgoing) = (blob.clone(), outgoing.cloned());
+        let body = multipart.body(move |part| body_of(&blob, part, outgoing.as_ref()));
         return Ok(response(StatusCode::PARTIAL_CONTENT, answer, body));
     }
     let (status, part) = match parts.pop() {
@@ -100,7 +102,7 @@ pub(super) fn send(
         }
     };
     answer.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
-    let body = if method == Method::HEAD { Body::empty() } else { body_of(blob, part, extensions) };
+    let body = if method == Method::HEAD { Body::empty() } else { body_of(blob, part, outgoing) };
     Ok(response(status, answer, body))
 }
 
@@ -112,10 +114,8 @@ fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
     response
 }
 
-/// The bytes of `part` as a body, the one place where stored bytes become an answer. `connection` is what the connection
-/// said about itself in the request's extensions.
-pub(super) fn body_of(blob: &BlobReader, part: Range<u64>, connection: &Extensions) -> Body {
-    let outgoing = connection.get::<Outgoing>();
+/// The bytes of `part` as a body, the one place where stored bytes become an answer.
+fn body_of(blob: &BlobReader, part: Range<u64>, outgoing: Option<&Outgoing>) -> Body {
     let by_file = outgoing.and_then(|outgoing| outgoing.body(blob, &part));
     by_file.unwrap_or_else(|| Body::from_stream(stream(blob, part, outgoing.cloned())))
 }

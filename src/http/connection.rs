@@ -4,19 +4,19 @@
 //! When the client goes away the handler's future is dropped with the task; when the node shuts down a connection ends
 //! after the request in progress.
 
+use std::convert::Infallible;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::BoxError;
 use bytes::Bytes;
-use hyper::Request;
 use hyper::body::Body as HttpBody;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -24,10 +24,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Peer;
-use super::admission::{Admission, Requests, Seat};
+use super::admission::{Admission, Counted, Requests, Seat};
 use super::linger::Linger;
 use super::metrics::SentBytes;
 use super::patience::Patience;
+use super::site::{Site, Visit};
 use super::tls::{self, Tls};
 use super::zero_copy::{Outgoing, SendStream};
 use crate::limits;
@@ -43,7 +44,7 @@ pub(super) struct Connections {
 
 #[derive(Clone)]
 struct Shared {
-    service: TowerToHyperService<Router>,
+    site: Arc<Site>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     sent: SentBytes,
@@ -60,7 +61,7 @@ impl Connections {
             // A client that has sent its request may close its side and wait for the answer.
             .half_close(true);
         let shared = Shared {
-            service: TowerToHyperService::new(super::guarded_router(node.clone())),
+            site: Arc::new(Site::new(node)),
             http1,
             http2: super::http2::builder(),
             sent: node.http_metrics().sent().clone(),
@@ -83,8 +84,8 @@ impl Connections {
             None => {
                 let outgoing = Outgoing::by_file(shared.sent.clone());
                 let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
-                let service = shared.introduce(Peer::Stranger, outgoing, requests);
-                spawn(shared.http1(stream, service, watcher), seat, None);
+                let visit = shared.visit(Peer::Stranger, outgoing, requests);
+                spawn(shared.http1(stream, visit, watcher), seat, None);
             }
         }
     }
@@ -93,8 +94,8 @@ impl Connections {
     pub(super) fn serve_owner(&self, stream: UnixStream, permit: OwnedSemaphorePermit) {
         let (shared, watcher, seat) = (self.shared.clone(), self.graceful.watcher(), self.admission.admit_owner());
         let stream = Patience::new(stream, seat.requests());
-        let service = shared.introduce(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), seat.requests());
-        spawn(shared.http1(stream, service, watcher), seat, Some(permit));
+        let visit = shared.visit(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), seat.requests());
+        spawn(shared.http1(stream, visit, watcher), seat, Some(permit));
     }
 
     /// Waits until every request in progress is answered and its connection closed.
@@ -104,12 +105,12 @@ impl Connections {
 }
 
 impl Shared {
-    async fn http1<S>(self, stream: S, service: Introduced, watcher: Watcher) -> Result<(), Ended>
+    async fn http1<S>(self, stream: S, visit: Visit, watcher: Watcher) -> Result<(), Ended>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stream = TokioIo::new(Linger::new(stream));
-        Ok(watcher.watch(self.http1.serve_connection(stream, service)).await?)
+        Ok(watcher.watch(self.http1.serve_connection(stream, service::<Incoming>(visit))).await?)
     }
 
     async fn encrypted(
@@ -123,18 +124,18 @@ impl Shared {
             stream = tls::accept(stream, acceptor, requests.clone()) => stream?,
             () = self.closing.cancelled() => return Ok(()),
         };
-        let service = self.introduce(Peer::Stranger, Outgoing::by_memory(self.sent.clone()), requests);
+        let visit = self.visit(Peer::Stranger, Outgoing::by_memory(self.sent.clone()), requests);
         if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP2) {
-            return self.http1(stream, service, watcher).await;
+            return self.http1(stream, visit, watcher).await;
         }
-        let ended = super::http2::drive(self.http2, TokioIo::new(stream), service, self.closing).await;
+        let ended = super::http2::drive(self.http2, TokioIo::new(stream), service(visit), self.closing).await;
         // The drain waits for it.
         drop(watcher);
         Ok(ended?)
     }
 
-    fn introduce(&self, peer: Peer, outgoing: Outgoing, requests: Requests) -> Introduced {
-        Introduced { service: self.service.clone(), peer, outgoing, requests }
+    fn visit(&self, peer: Peer, outgoing: Outgoing, requests: Requests) -> Visit {
+        Visit { site: self.site.clone(), peer, outgoing, requests }
     }
 }
 
@@ -155,27 +156,16 @@ fn spawn(
     });
 }
 
-/// The router, told with each request what connection it comes over.
-struct Introduced {
-    service: TowerToHyperService<Router>,
-    peer: Peer,
-    outgoing: Outgoing,
-    requests: Requests,
-}
-
-impl<B> Service<Request<B>> for Introduced
+/// Answers each request of a connection.
+fn service<B>(
+    visit: Visit,
+) -> impl Service<Request<B>, Response = Response<Counted>, Error = Infallible, Future: Send + 'static> + Send + 'static
 where
-    B: HttpBody<Data = Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    type Response = <TowerToHyperService<Router> as Service<Request<B>>>::Response;
-    type Error = <TowerToHyperService<Router> as Service<Request<B>>>::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn call(&self, mut request: Request<B>) -> Self::Future {
-        request.extensions_mut().insert(self.peer);
-        request.extensions_mut().insert(self.outgoing.clone());
-        let (begun, answer) = (self.requests.begin(), self.service.call(request));
-        Box::pin(async move { Ok(begun.until_sent(answer.await?)) })
-    }
+    let visit = Arc::new(visit);
+    service_fn(move |request| {
+        let (begun, visit) = (visit.requests.begin(), visit.clone());
+        async move { Ok(begun.until_sent(visit.answer(request).await)) }
+    })
 }

@@ -6,10 +6,10 @@
 //! allowed.
 //!
 //! [`preflight`] answers what a browser asks before it sends a request that no form could send; [`Readers::mark`] marks
-//! every answer, errors as well: a player should be able to tell why it plays nothing. `problem::observe` calls both: a layer
+//! every answer, errors as well: a player should be able to tell why it plays nothing. `problem::Observed` calls both: a layer
 //! of their own would cost each request more than they do.
 
-use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -38,11 +38,11 @@ pub(super) enum Readers {
 }
 
 impl Readers {
-    pub(super) fn of(node: &Node, request: &Request) -> Readers {
+    pub(super) fn of(node: &Node, request: &Parts) -> Readers {
         let asks = node.asks_for_tokens();
         // The question before a request brings nothing: what counts is what the request will bring.
         let credentials = asks && (access::brings_credentials(request) || is_preflight(request));
-        match Readers::by(request.headers(), &node.config().cors_origins, credentials) {
+        match Readers::by(&request.headers, &node.config().cors_origins, credentials) {
             Readers::None { others } => Readers::None { others: others || asks },
             readers => readers,
         }
@@ -82,12 +82,12 @@ impl Readers {
 
 /// The answer to a browser's question whether a page may send a request, if this is one. Whether the request will be
 /// allowed is then judged by itself.
-pub(super) fn preflight(request: &Request, readers: &Readers) -> Option<Response> {
+pub(super) fn preflight(request: &Parts, readers: &Readers) -> Option<Response> {
     if !is_preflight(request) {
         return None;
     }
     if let Readers::None { .. } = readers {
-        let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or("?");
+        let origin = request.headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or("?");
         let origin: String = origin.chars().take(200).collect();
         let detail = format!("pages of {origin} may not use this node; add the origin to the setting `cors_origins`");
         return Some(Problem::forbidden("cross-origin", detail).into_response());
@@ -100,11 +100,10 @@ pub(super) fn preflight(request: &Request, readers: &Readers) -> Option<Response
     Some((StatusCode::NO_CONTENT, answer).into_response())
 }
 
-fn is_preflight(request: &Request) -> bool {
-    let headers = request.headers();
-    *request.method() == Method::OPTIONS
-        && headers.contains_key(header::ORIGIN)
-        && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+fn is_preflight(request: &Parts) -> bool {
+    request.method == Method::OPTIONS
+        && request.headers.contains_key(header::ORIGIN)
+        && request.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 #[cfg(test)]

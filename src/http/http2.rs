@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::http::{Request, Response};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::rt::{Read, Write};
@@ -21,6 +21,7 @@ use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::Counted;
 use crate::limits;
 
 /// How often a connection is looked at.
@@ -53,7 +54,7 @@ pub(super) async fn drive<I, S>(
 ) -> hyper::Result<()>
 where
     I: Read + Write + Unpin + Send + 'static,
-    S: Service<Request<Kept>, Response = Response<Body>> + Send + 'static,
+    S: Service<Request<Kept>, Response = Response<Counted>> + Send + 'static,
     S::Error: std::error::Error + Send + Sync,
     S::Future: Send + 'static,
 {
@@ -168,7 +169,7 @@ struct Watched<S> {
 
 impl<S> Service<Request<Incoming>> for Watched<S>
 where
-    S: Service<Request<Kept>, Response = Response<Body>>,
+    S: Service<Request<Kept>, Response = Response<Counted>>,
     S::Future: Send + 'static,
 {
     type Response = Response<WatchedBody>;
@@ -213,7 +214,7 @@ impl HttpBody for Kept {
 }
 
 struct WatchedBody {
-    body: Body,
+    body: Counted,
     turn: Turn,
     _request: Kept,
 }

@@ -35,6 +35,7 @@ mod range;
 mod refusal;
 mod scrub;
 mod server;
+mod site;
 pub(crate) mod socket;
 mod tls;
 mod tokens;
@@ -75,7 +76,7 @@ fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/v1/objects", get(objects::list))
         .route("/v1/objects/", get(objects::root))
-        .route("/v1/objects/{*key}", get(objects::read).put(objects::write).delete(objects::remove))
+        .route(objects::ROUTE, get(objects::read).put(objects::write).delete(objects::remove))
         .route("/v1/uploads", post(uploads::create).options(uploads::options))
         .route("/v1/uploads/", post(uploads::create).options(uploads::options))
         .route(

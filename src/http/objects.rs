@@ -31,10 +31,14 @@ use super::index;
 use super::pace::Pace;
 use super::problem::Problem;
 use super::uploads;
+use super::zero_copy::Outgoing;
 use crate::address;
 use crate::limits;
 use crate::media_type;
 use crate::node::Node;
+
+/// The router's pattern of an object's address.
+pub(super) const ROUTE: &str = "/v1/objects/{*key}";
 
 pub(super) async fn write(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let (request, body) = request.into_parts();
@@ -157,27 +161,32 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 /// GET and HEAD.
 pub(super) async fn read(State(node): State<Arc<Node>>, request: Request) -> Result<Response, Problem> {
     let (request, _) = request.into_parts();
+    send(&node, &request, request.extensions.get()).await
+}
+
+/// The same, by the way `outgoing` of the connection.
+pub(super) async fn send(node: &Arc<Node>, request: &Parts, outgoing: Option<&Outgoing>) -> Result<Response, Problem> {
     let key = key_of(&request.uri)?;
     let described = |content_type| describe(&key, content_type, request.uri.query());
     for _ in 0..REPLACEMENTS {
         // Before the object: one of the two finds a writer that ends in between.
         let writer = node.store().writer_of(&key);
-        if let Some((object, reader)) = open(&node, &key).await? {
+        if let Some((object, reader)) = open(node, &key).await? {
             let (etag, modified) = (conditional::etag(&object), conditional::modified(&object));
             let version = Version { name: &key, etag, modified };
             let mut described = described(object.content_type.as_deref());
             let digest = digest::of_object(&request.headers, object.sha256);
             described.extend(digest.map(|digest| (HeaderName::from_static(digest::REPR_DIGEST), digest)));
-            return blob::send(&request, &version, described, &reader);
+            return blob::send(request, outgoing, &version, described, &reader);
         }
         let Some(writer) = writer else { break };
         if let Some(follower) = writer.follow()? {
             let described = described(follower.content_type());
-            return following::send(&node, &request, &key, described, follower);
+            return following::send(node, request, &key, described, follower);
         }
     }
     if key.as_str().ends_with('/') {
-        return folder(&node, key.as_str(), &request).await;
+        return folder(node, key.as_str(), request).await;
     }
     Err(no_object(&key))
 }

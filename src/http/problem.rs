@@ -1,7 +1,7 @@
-//! Errors as `application/problem+json` (RFC 9457), and the layer that gives every request its id and its measure, and every
-//! answer what browsers and caches want to know.
+//! Errors as `application/problem+json` (RFC 9457), and what gives every request its id and its measure, and every answer
+//! what browsers and caches want to know ([`Observed`]).
 //!
-//! A handler returns a [`Problem`]; the layer writes the body, because only it knows the request's id.
+//! A handler returns a [`Problem`]; `Observed` writes the body, because only it knows the request's id.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -11,7 +11,8 @@ use axum::Json;
 use axum::body::HttpBody as _;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use reelring_storage::Error as StorageError;
@@ -123,7 +124,7 @@ impl Problem {
     }
 }
 
-/// Carries a problem from the handler to [`observe`].
+/// Carries a problem from the handler to [`Observed`].
 #[derive(Clone)]
 struct Raised(Problem);
 
@@ -202,55 +203,81 @@ struct Body<'a> {
     extra: Map<String, Value>,
 }
 
-/// Gives the request an id, writes problems out, counts and times the request.
+/// The layer that observes, around the router's resources.
 pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let id = request_id();
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let uri = request.uri().clone();
-    let with_body = !request.body().is_end_stream();
-    let header_bytes = uri.path_and_query().map_or(0, |path| path.as_str().len())
-        + uri.authority().map_or(0, |authority| authority.as_str().len())
-        + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
-    let readers = Readers::of(&node, &request);
-    let mut response = if header_bytes > limits::HTTP_HEADER_BYTES {
-        Problem::headers_too_large(header_bytes).into_response()
-    } else if let Some(answer) = cors::preflight(&request, &readers) {
-        answer
-    } else {
-        next.run(request).await
+    let (request, body) = request.into_parts();
+    let route = request.extensions.get::<MatchedPath>().cloned();
+    let (method, uri) = (request.method.clone(), request.uri.clone());
+    let (observed, answer) = Observed::begin(&node, &request, !body.is_end_stream());
+    let answer = match answer {
+        Some(answer) => answer,
+        None => next.run(Request::from_parts(request, body)).await,
     };
+    observed.end(&node, &method, uri.path(), route.as_ref().map(MatchedPath::as_str), answer)
+}
 
-    if let Some(Raised(problem)) = response.extensions_mut().remove::<Raised>() {
-        let allow = response.headers_mut().remove(header::ALLOW);
-        let carried = response.headers_mut().remove(header::CONTENT_RANGE);
-        response = render(&problem, &id);
-        response.headers_mut().extend(allow.map(|value| (header::ALLOW, value)));
-        response.headers_mut().extend(carried.map(|value| (header::CONTENT_RANGE, value)));
-        if with_body {
-            // Part of the body may be unread, and then the connection closes: a client that is not told would send its
-            // next request into the void.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+/// A request under way: its id, its measure, and who may read the answer.
+pub(super) struct Observed {
+    begun: Instant,
+    id: HeaderValue,
+    readers: Readers,
+    with_body: bool,
+}
+
+impl Observed {
+    /// Notes a request. Where nobody needs to be asked, the answer comes with it.
+    pub fn begin(node: &Node, request: &Parts, with_body: bool) -> (Self, Option<Response>) {
+        let readers = Readers::of(node, request);
+        let header_bytes = request.uri.path_and_query().map_or(0, |path| path.as_str().len())
+            + request.uri.authority().map_or(0, |authority| authority.as_str().len())
+            + request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+        let answer = match header_bytes > limits::HTTP_HEADER_BYTES {
+            true => Some(Problem::headers_too_large(header_bytes).into_response()),
+            false => cors::preflight(request, &readers),
+        };
+        (Self { begun: Instant::now(), id: request_id(), readers, with_body }, answer)
+    }
+
+    /// Writes a problem out, says what every answer says, counts and times the request. `route` is the router's pattern.
+    pub fn end(
+        self,
+        node: &Node,
+        method: &Method,
+        path: &str,
+        route: Option<&str>,
+        mut response: Response,
+    ) -> Response {
+        let Self { begun, id, readers, with_body } = self;
+        let id_text = id.to_str().unwrap_or_default();
+        if let Some(Raised(problem)) = response.extensions_mut().remove::<Raised>() {
+            let allow = response.headers_mut().remove(header::ALLOW);
+            let carried = response.headers_mut().remove(header::CONTENT_RANGE);
+            response = render(&problem, id_text);
+            response.headers_mut().extend(allow.map(|value| (header::ALLOW, value)));
+            response.headers_mut().extend(carried.map(|value| (header::CONTENT_RANGE, value)));
+            if with_body {
+                // Part of the body may be unread, and then the connection closes: a client that is not told would send its
+                // next request into the void.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
         }
+        caching::by_default(response.headers_mut());
+        readers.mark(response.headers_mut());
+        let took = begun.elapsed();
+        node.http_metrics().answered(method, route.unwrap_or("unmatched"), response.status(), took);
+        tracing::debug!(id = id_text, %method, path, status = response.status().as_u16(), ?took, "answered");
+        response.headers_mut().insert("x-request-id", id);
+        response
     }
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-request-id", value);
-    }
-    caching::by_default(response.headers_mut());
-    readers.mark(response.headers_mut());
-    let took = begun.elapsed();
-    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    node.http_metrics().answered(&method, route, response.status(), took);
-    tracing::debug!(%id, %method, path = uri.path(), status = response.status().as_u16(), ?took, "answered");
-    response
 }
 
 /// Unlike any other of this process, and of others as far as chance goes. Counted on from a random number: asking the
-/// kernel for one each time costs more than all the rest of this layer.
-fn request_id() -> String {
+/// kernel for one each time costs more than all the rest that is done here.
+fn request_id() -> HeaderValue {
     static PROCESS: LazyLock<(u64, AtomicU64)> = LazyLock::new(|| (rand::random(), AtomicU64::new(rand::random())));
-    format!("{:016x}{:016x}", PROCESS.0, PROCESS.1.fetch_add(1, Ordering::Relaxed))
+    let number = u128::from(PROCESS.0) << 64 | u128::from(PROCESS.1.fetch_add(1, Ordering::Relaxed));
+    let digits: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[(number >> (124 - 4 * at)) as usize & 0xf]);
+    HeaderValue::from_bytes(&digits).expect("hexadecimal digits")
 }
 
 fn render(problem: &Problem, request_id: &str) -> Response {
