@@ -24,6 +24,9 @@ pub async fn serve(
     tls: Option<Arc<Tls>>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    if let Err(error) = spare_pacing(&listener) {
+        tracing::debug!(%error, "the system's congestion control stays on loopback");
+    }
     let encrypts = tls.is_some();
     let scheme = if encrypts { "https://" } else { "" };
     let connections = Arc::new(Connections::new(&node, tls));
@@ -73,6 +76,16 @@ pub async fn serve(
     Ok(())
 }
 
+/// What reaches a loopback address never leaves this machine, and there is nothing to be careful of: Reno, which every
+/// kernel has. Where the system's choice is one that paces (BBR), the kernel sets a timer for each piece of 64 KiB, which costs
+/// many times what sending it does. On the listener, because a connection that once paced always does.
+fn spare_pacing(listener: &TcpListener) -> io::Result<()> {
+    if listener.local_addr()?.ip().to_canonical().is_loopback() {
+        rustix::net::sockopt::set_tcp_congestion(listener, "reno")?;
+    }
+    Ok(())
+}
+
 /// Tells the command line beside the node where it listens; gone when the node is.
 struct AddressFile(PathBuf);
 
@@ -95,4 +108,23 @@ impl Drop for AddressFile {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_paced_that_stays_on_this_machine() {
+        for (address, spared) in [("127.0.0.1:0", true), ("0.0.0.0:0", false)] {
+            let listener = TcpListener::bind(address).await.unwrap();
+            let before = rustix::net::sockopt::tcp_congestion(&listener).unwrap();
+            spare_pacing(&listener).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let _client = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let chosen = rustix::net::sockopt::tcp_congestion(&accepted).unwrap();
+            assert_eq!(chosen, if spared { "reno" } else { &before });
+        }
+    }
 }

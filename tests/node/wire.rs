@@ -7,10 +7,11 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::support::node::Node;
-use crate::support::process::rss;
+use crate::support::process::{rss, signal};
 use crate::support::{Noise, raw, scratch};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
 
 /// A connection, and the answers that come on it one by one.
 struct Client {
@@ -342,4 +343,29 @@ async fn noise_fuzz_costs_neither_life_nor_memory() {
     assert!(node.object("kept").send().await.unwrap().bytes().await.unwrap() == body, "seed {seed}");
     let (first, last) = (sizes[0], sizes[3]);
     assert!(last < first + (48 << 20), "seed {seed}: memory grew from {first} to {last} bytes");
+}
+
+/// A `sendfile` in which the node was stopped ends with a part, though the client takes all there is. Who took that for a full
+/// socket would wait for room that nobody announces.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_stopped_and_continued_goes_on_sending() {
+    let folder = scratch("continued");
+    let node = Node::start(&folder.path().join("data")).await;
+    let length = 64 << 20;
+    assert_eq!(node.put("large", vec![7; length]).send().await.unwrap().status(), 201);
+    let (address, pid) = (node.addr(), node.pid());
+    let taken = tokio::task::spawn_blocking(move || {
+        let mut client = Client::connect(address);
+        for _ in 0..16 {
+            client.send(format!("GET /v1/objects/large HTTP/1.1\r\nHost: {address}\r\n\r\n"));
+            assert_eq!(client.answer(true).unwrap().body.len(), length);
+        }
+    });
+    while !taken.is_finished() {
+        signal(pid, Signal::STOP);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        signal(pid, Signal::CONT);
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    taken.await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -60,7 +60,7 @@ impl SendStream {
         if self.burst >= limits::SEND_BURST_BYTES {
             // A client that takes bytes as fast as they come would keep its thread to itself.
             self.burst = 0;
-            cx.waker().wake_by_ref();
+            give_way(cx);
             return Poll::Pending;
         }
         let sent = match self.poll_piece(cx, region, at, len) {
@@ -105,7 +105,9 @@ impl SendStream {
                 self.fetching.in_hand = None;
                 // Somebody else brought it in. A fetch that nobody polls would keep what it was given meanwhile.
                 self.fetching.now = None;
-                let sent = ready!(poll_socket(cx, &self.socket, piece, || {
+                // A part does not mean that the socket is full: a signal ends a `sendfile` too. Whoever then waited for room
+                // would wait for good, so it is tried until the kernel says that there is none.
+                let sent = ready!(poll_socket(cx, &self.socket, 0, || {
                     Ok(rustix::fs::sendfile(&self.socket, region.file(), Some(&mut at.clone()), piece)?)
                 }))?;
                 self.outgoing.0.sent.sendfile.inc_by(sent as u64);
@@ -156,20 +158,26 @@ impl Fetching {
     }
 }
 
-/// Tries `write` when the socket takes something, until it does.
+/// Has the task woken when the others had their turn. Woken at once it would lie in this thread's queue, and tokio would wake
+/// another thread to take it over from there: a wake-up for each burst, and a stream that wanders between processors.
+fn give_way(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+}
+
+/// Tries `write` when the socket takes something, until it does. Fewer than `full` bytes mean that the socket is full now.
 fn poll_socket(
     cx: &mut Context<'_>,
     socket: &TcpStream,
-    len: usize,
+    full: usize,
     mut write: impl FnMut() -> io::Result<usize>,
 ) -> Poll<io::Result<usize>> {
     loop {
         ready!(socket.poll_write_ready(cx))?;
         let mut written = 0;
-        // A part only means that the socket is full now: said so, the next try waits for room without asking the kernel.
+        // Said so, the next try waits for room without asking the kernel.
         let tried = socket.try_io(Interest::WRITABLE, || {
             written = write()?;
-            if written < len { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            if written < full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         match tried {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && written == 0 => {}
