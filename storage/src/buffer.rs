@@ -90,6 +90,11 @@ impl Pool {
         Some(self.buffer(class, permits))
     }
 
+    /// As [`try_take`](Pool::try_take), for what can wait: the last part of the budget is left to those who cannot.
+    pub(crate) fn try_take_spare(&self, bytes: usize) -> Option<Buffer> {
+        (!self.is_short()).then(|| self.try_take(bytes)).flatten()
+    }
+
     /// Bytes of the budget that are in use.
     pub fn in_use(&self) -> usize {
         (self.units - self.budget.available_permits()) * UNIT

@@ -30,6 +30,10 @@ impl BlobId {
         self.0.as_bytes()[..6].iter().fold(0, |ms, byte| (ms << 8) | u64::from(*byte))
     }
 
+    pub(crate) fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
     /// Which of the 65,536 leaf directories holds the blob.
     ///
     /// The digits come from the middle of the id's time, so that they change once in 65 seconds:

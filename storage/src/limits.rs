@@ -118,6 +118,13 @@ pub const RETRIES_MAX: u32 = 64;
 
 /// Blobs kept open (descriptor, footer, verified blocks) for the next reader.
 pub const OPEN_BLOBS_MAX: usize = 64;
+/// Of them and of those in use, how many may have a second descriptor, past the page cache, over all volumes.
+pub const DIRECT_FILES_MAX: usize = 128;
+/// Chunks that were asked for and are remembered, over all volumes: as many as would fill 32 GiB of memory, at 8 bytes each.
+pub const GHOSTS_MAX: usize = 64 * 1024;
+/// Up to this size a blob is always read through the page cache: another descriptor costs more than a copy, and small
+/// files are read again.
+pub const SMALL_BLOB_BYTES: u64 = STREAM_CHUNK_BYTES as u64;
 /// Object records remembered for the next reader; some 300 bytes each, up to 2 KiB with the longest keys.
 pub const RECENT_OBJECTS_MAX: usize = 4096;
 /// Directories kept open to be synced again.

@@ -6,8 +6,9 @@
 //! to write, it sends that part from the file; anything else is an ordinary write.
 //!
 //! Nothing here waits for a disk: before each `sendfile` the piece must be in memory and verified, or it is fetched
-//! through the engine first, one chunk ahead. What was fetched is in the page cache then, so a client that takes nothing
-//! holds no buffer. docs/design/zero-copy.md has the measurements and the hazards.
+//! through the engine first, one chunk ahead: past the page cache when it is asked for the first time, and then it is sent
+//! from its buffer; else it is in the page cache then. A client that takes nothing holds no buffer for longer than a
+//! moment. docs/design/zero-copy.md has the measurements and the hazards.
 //!
 //! The connection's task owns the stream, the files being sent and the fetches under way; dropping it drops them all.
 

@@ -7,10 +7,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use reelring_storage::{Fetch, FileRegion};
+use reelring_storage::{Fetch, Fetched, FileRegion, Wanted};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
 
 use super::Outgoing;
 use crate::limits;
@@ -32,8 +33,22 @@ struct Fetching {
     now: Option<Fetch>,
     /// The chunk behind it, begun early.
     ahead: Option<Fetch>,
-    /// What was fetched and pushed out of memory before it could be sent: it is sent from here.
-    in_hand: Option<(u64, Bytes)>,
+    /// What was fetched past the page cache, or pushed out of it before it could be sent: it is sent from here.
+    in_hand: Option<(u64, Fetched)>,
+    pause: Pause,
+}
+
+/// How the client keeps up.
+#[derive(Default)]
+struct Pause {
+    /// The client paused in this region, or in the one before: what it will come round to waits in the page cache.
+    slow: bool,
+    /// It paused in this region.
+    paused: bool,
+    /// Since when it takes nothing.
+    since: Option<Instant>,
+    /// Looks at that now and then.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl SendStream {
@@ -57,8 +72,10 @@ impl SendStream {
         at: u64,
         len: usize,
     ) -> Poll<io::Result<usize>> {
-        if self.burst >= limits::SEND_BURST_BYTES {
-            // A client that takes bytes as fast as they come would keep its thread to itself.
+        let most = if self.fetching.is_under_way() { limits::SEND_BURST_COLD_BYTES } else { limits::SEND_BURST_BYTES };
+        if self.burst >= most {
+            // A client that takes bytes as fast as they come would keep its thread to itself. Those who are ready come
+            // first, and those whose sockets have become ready meanwhile, which a mere wake-up would pass over.
             self.burst = 0;
             give_way(cx);
             return Poll::Pending;
@@ -72,8 +89,10 @@ impl SendStream {
             Poll::Ready(sent) => sent?,
         };
         self.burst += sent;
+        self.fetching.pause.since = None;
         if at + sent as u64 == region.range().end {
             self.found = None;
+            self.fetching.end();
         }
         self.outgoing.sent(at + sent as u64);
         Poll::Ready(Ok(sent))
@@ -100,22 +119,28 @@ impl SendStream {
         loop {
             // Asked first: as long as the socket is full nobody needs to know what is in memory.
             ready!(self.socket.poll_write_ready(cx))?;
-            let piece = self.sendable(region, at, len).map_err(cut_short)?;
-            if piece > 0 {
-                self.fetching.in_hand = None;
-                // Somebody else brought it in. A fetch that nobody polls would keep what it was given meanwhile.
-                self.fetching.now = None;
-                // A part does not mean that the socket is full: a signal ends a `sendfile` too. Whoever then waited for room
-                // would wait for good, so it is tried until the kernel says that there is none.
-                let sent = ready!(poll_socket(cx, &self.socket, 0, || {
-                    Ok(rustix::fs::sendfile(&self.socket, region.file(), Some(&mut at.clone()), piece)?)
-                }))?;
-                self.outgoing.0.sent.sendfile.inc_by(sent as u64);
-                // Nothing sent of a piece that is there: somebody has cut the file off.
-                return Poll::Ready(if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
+            let in_hand = self.fetching.in_hand(at);
+            if in_hand.as_ref().is_none_or(|(_, in_page_cache)| *in_page_cache) {
+                let piece = self.sendable(region, at, len).map_err(cut_short)?;
+                if piece > 0 {
+                    self.fetching.in_hand = None;
+                    // Somebody else brought it in. A fetch that nobody polls would keep what it was given meanwhile.
+                    self.fetching.now = None;
+                    // A part does not mean that the socket is full: a signal ends a `sendfile` too. Whoever then waited for room
+                    // would wait for good, so it is tried until the kernel says that there is none.
+                    let sent = ready!(poll_socket(cx, &self.socket, 0, || {
+                        Ok(rustix::fs::sendfile(&self.socket, region.file(), Some(&mut at.clone()), piece)?)
+                    }))?;
+                    self.outgoing.0.sent.sendfile.inc_by(sent as u64);
+                    // Nothing sent of a piece that is there: somebody has cut the file off.
+                    return Poll::Ready(if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
+                }
             }
-            if let Some(rest) = self.fetching.in_hand(at) {
+            if let Some((rest, _)) = in_hand {
                 let sent = ready!(self.poll_send(cx, &[IoSlice::new(&rest[..rest.len().min(len)])], false))?;
+                if sent == rest.len() {
+                    self.fetching.in_hand = None;
+                }
                 self.outgoing.0.sent.reactor.inc_by(sent as u64);
                 return Poll::Ready(Ok(sent));
             }
@@ -127,34 +152,76 @@ impl SendStream {
 impl Fetching {
     /// Brings in the chunk at `at`, and begins with the one behind it.
     fn poll(&mut self, cx: &mut Context<'_>, region: &FileRegion, at: u64) -> Poll<reelring_storage::Result<()>> {
+        let wanted = if self.pause.slow { Wanted::Later } else { Wanted::Now };
         let covers = |fetch: &Fetch| fetch.range().contains(&at);
         let now = self.now.take().filter(covers).or_else(|| self.ahead.take().filter(covers));
-        let now = self.now.insert(now.unwrap_or_else(|| region.fetch(at)));
+        let now = self.now.insert(now.unwrap_or_else(|| region.fetch(at, wanted)));
         let range = now.range();
         if self.ahead.is_none() && range.end < region.range().end {
-            self.ahead = region.try_fetch(range.end);
+            self.ahead = region.try_fetch(range.end, wanted);
         }
-        let bytes = ready!(Pin::new(now).poll(cx));
+        let fetched = ready!(Pin::new(now).poll(cx));
         self.now = None;
-        self.in_hand = Some((range.start, bytes?));
+        self.in_hand = Some((range.start, fetched?));
         Poll::Ready(Ok(()))
     }
 
-    /// The bytes at `at`, if they are here.
-    fn in_hand(&self, at: u64) -> Option<Bytes> {
-        let (from, bytes) = self.in_hand.as_ref()?;
+    /// The bytes at `at`, if they are here, and whether they are in the page cache too.
+    fn in_hand(&self, at: u64) -> Option<(Bytes, bool)> {
+        let (from, fetched) = self.in_hand.as_ref()?;
         let skip = at.checked_sub(*from)?;
-        (skip < bytes.len() as u64).then(|| bytes.slice(skip as usize..))
+        (skip < fetched.bytes.len() as u64).then(|| (fetched.bytes.slice(skip as usize..), fetched.in_page_cache))
     }
 
-    /// While the client is waited for: a chunk that has come ahead is in memory, and its buffer is of more use to others.
+    /// Something of the region comes from the disk.
+    fn is_under_way(&self) -> bool {
+        self.now.is_some() || self.ahead.is_some() || self.in_hand.is_some()
+    }
+
+    /// While the client is waited for, or the disk.
     fn settle(&mut self, cx: &mut Context<'_>) {
-        if let Some(ahead) = &mut self.ahead
+        if self.now.is_some() {
+            return;
+        }
+        // What has come ahead through the page cache is in memory, and its buffer is of more use to others.
+        if let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.in_page_cache())
             && Pin::new(ahead).poll(cx).is_ready()
         {
             self.ahead = None;
         }
-        self.in_hand = None;
+        self.in_hand.take_if(|(_, fetched)| fetched.in_page_cache);
+        // What came past it is kept for a client that soon goes on: it would have to be read again.
+        if (self.pause.slow || self.in_hand.is_some() || self.ahead.is_some()) && self.pause.is_long(cx) {
+            self.in_hand = None;
+            self.ahead.take_if(|ahead| !ahead.in_page_cache());
+        }
+    }
+
+    /// The region was sent.
+    fn end(&mut self) {
+        (self.now, self.ahead, self.in_hand) = (None, None, None);
+        self.pause.slow = std::mem::take(&mut self.pause.paused);
+    }
+}
+
+impl Pause {
+    /// To be asked while the client takes nothing, and again when the task is woken for it.
+    fn is_long(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.paused {
+            return true;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        // It goes on through pauses that end early, so that a full socket costs no timer.
+        let look = self.look.get_or_insert_with(|| Box::pin(sleep(limits::SEND_PAUSE)));
+        while look.as_mut().poll(cx).is_ready() {
+            let rest = limits::SEND_PAUSE.saturating_sub(since.elapsed());
+            if rest.is_zero() {
+                (self.look, self.slow, self.paused) = (None, true, true);
+                return true;
+            }
+            look.as_mut().reset(tokio::time::Instant::now() + rest);
+        }
+        false
     }
 }
 

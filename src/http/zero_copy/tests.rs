@@ -39,12 +39,21 @@ impl Film {
         self.store.open_blob(self.id).await.unwrap()
     }
 
-    /// Takes its pages out of memory; false where they stay, as on tmpfs.
+    /// Takes its pages out of memory; false where they stay, as on tmpfs. To read one, even without waiting, would have
+    /// the kernel bring in many.
     fn evict(&self) -> bool {
         let file = File::open(&self.path).unwrap();
         rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-        let nowait = rustix::io::ReadWriteFlags::NOWAIT;
-        rustix::io::preadv2(&file, &mut [io::IoSliceMut::new(&mut [0])], 0, nowait).is_err()
+        let (length, mut first) = (self.bytes.len(), 0u8);
+        let (shared, read) = (rustix::mm::MapFlags::SHARED, rustix::mm::ProtFlags::READ);
+        // SAFETY: a new map at an address of the kernel's choice, never touched, and unmapped below. mincore is asked of its
+        // first page, and writes one byte.
+        unsafe {
+            let map = rustix::mm::mmap(std::ptr::null_mut(), length, read, shared, &file, 0).unwrap();
+            assert_eq!(libc::mincore(map, 1, &raw mut first), 0);
+            rustix::mm::munmap(map, length).unwrap();
+        }
+        first & 1 == 0
     }
 }
 
@@ -121,8 +130,9 @@ async fn heads_and_files_arrive_in_their_order() {
     assert!(outgoing.parts().unwrap().is_empty(), "what was sent is let go");
 }
 
+/// Past the page cache at the first time, through it at the second, and from the file ever after.
 #[tokio::test]
-async fn cold_bytes_are_fetched_verified_and_then_sent_from_the_file() {
+async fn cold_bytes_are_fetched_verified_and_asked_for_again_sent_from_the_file() {
     let film = Film::of(5 * MIB + 1).await;
     let blob = film.reader().await;
     if !film.evict() {
@@ -130,13 +140,21 @@ async fn cold_bytes_are_fetched_verified_and_then_sent_from_the_file() {
         return;
     }
     let (mut client, mut stream, outgoing, sent) = connection().await;
-    let part = frame(&outgoing, &blob, 0..film.bytes.len() as u64).await;
-    let parts = [part];
-    let (written, got) = tokio::join!(write_all(&mut stream, &parts), received(&mut client, film.bytes.len()));
-    written.unwrap();
-    assert!(got == film.bytes);
-    assert_eq!(sent.sendfile.get() + sent.reactor.get(), film.bytes.len() as u64);
-    assert!(sent.sendfile.get() > 0, "what was fetched is in memory");
+    let length = film.bytes.len();
+    let mut from_file = [0; 3];
+    for times in &mut from_file {
+        let before = sent.sendfile.get();
+        let parts = [frame(&outgoing, &blob, 0..length as u64).await];
+        let (written, got) = tokio::join!(write_all(&mut stream, &parts), received(&mut client, length));
+        written.unwrap();
+        assert!(got == film.bytes);
+        *times = sent.sendfile.get() - before;
+    }
+    assert_eq!(sent.sendfile.get() + sent.reactor.get(), 3 * length as u64);
+    // What lies around the footer came into memory with it.
+    assert!(from_file[0] <= MIB as u64, "{from_file:?}: the first time is told from the second");
+    assert!(from_file[1] > 4 * MIB as u64, "{from_file:?}: what was fetched again is in memory");
+    assert_eq!(from_file[2], length as u64, "{from_file:?}: and stays there");
 }
 
 #[tokio::test]
@@ -198,6 +216,46 @@ async fn a_client_that_takes_nothing_holds_no_buffer() {
     assert!(!writing.is_finished(), "24 MiB fit into the socket: the test needs a larger film");
     assert!(received(&mut client, film.bytes.len()).await == film.bytes);
     writing.await.unwrap().unwrap();
+}
+
+/// What was read for it and given back is read again once; after that nothing waits for it but in the page cache.
+#[tokio::test]
+async fn a_client_that_pauses_is_served_from_the_page_cache_from_then_on() {
+    let film = Film::of(32 * MIB).await;
+    let blob = film.reader().await;
+    if !film.evict() {
+        println!("skipped: this file system keeps its pages in memory");
+        return;
+    }
+    let (mut client, mut stream, outgoing, sent) = connection().await;
+    let parts = [frame(&outgoing, &blob, 0..film.bytes.len() as u64).await];
+    let (written, got) = tokio::join!(write_all(&mut stream, &parts), async {
+        let mut got = received(&mut client, 2 * MIB).await;
+        // The socket fills, and stays so.
+        tokio::time::sleep(crate::limits::SEND_PAUSE * 4).await;
+        assert_eq!(film.store.stats().buffer_bytes, 0);
+        got.extend(received(&mut client, 30 * MIB).await);
+        got
+    });
+    written.unwrap();
+    assert!(got == film.bytes);
+    assert_eq!(sent.sendfile.get() + sent.reactor.get(), film.bytes.len() as u64);
+    // Before the pause: what was taken, what the sockets hold, and what was in hand.
+    assert!(sent.reactor.get() < 20 * MIB as u64, "{} bytes from buffers", sent.reactor.get());
+    // One that keeps up again goes past the page cache again, as soon as it has taken a whole answer.
+    film.evict();
+    let before = sent.reactor.get();
+    for length in [MIB as u64, 0] {
+        let other = Film::of(8 * MIB).await;
+        let blob = other.reader().await;
+        other.evict();
+        let length = if length == 0 { other.bytes.len() as u64 } else { length };
+        let parts = [frame(&outgoing, &blob, 0..length).await];
+        let (written, got) = tokio::join!(write_all(&mut stream, &parts), received(&mut client, length as usize));
+        written.unwrap();
+        assert!(got == other.bytes[..length as usize]);
+    }
+    assert!(sent.reactor.get() - before > 6 * MIB as u64, "{} bytes from buffers", sent.reactor.get() - before);
 }
 
 #[tokio::test]

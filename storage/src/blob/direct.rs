@@ -1,4 +1,4 @@
-//! The way of large blobs past the page cache.
+//! The way past the page cache: of large blobs as they are written, and of what is read for the first time.
 //!
 //! A blob that is announced with, or grows to, [`DIRECT_BYTES_MIN`](crate::limits::DIRECT_BYTES_MIN) has its whole blocks written with O_DIRECT, from the
 //! aligned buffers they were gathered in; what ends within a block (the last batch with the footer, what a checkpoint
@@ -8,9 +8,15 @@
 //!
 //! Smaller blobs stay in the page cache: what has just been stored is often read next. A file system that refuses direct
 //! writes gets all its blobs through the page cache, and the log says so once.
+//!
+//! Reading past it takes a second descriptor, an [`OpenBlob`](super::read_path::OpenBlob)'s own, opened when it is first
+//! wanted; there are few of them, and who gets none reads through the page cache, as on a file system that refuses.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::bridge::{How, NamedFile};
 use crate::error::Error;
@@ -18,10 +24,23 @@ use crate::limits::{BLOCK_BYTES, DIRECT_BYTES_MIN};
 use crate::volume::Volume;
 use crate::volume::claim::Claim;
 
-/// What one volume knows of direct writes.
+/// What one volume knows of the way past the page cache.
 pub(crate) struct Direct {
     from: AtomicU64,
-    refused: AtomicBool,
+    writes: Refusal,
+    reads: Refusal,
+    /// Descriptors for reading that may still be opened.
+    readers: Arc<Semaphore>,
+}
+
+/// Whether the file system was found not to do it.
+#[derive(Default)]
+struct Refusal(AtomicBool);
+
+/// A blob's descriptor for reading past the page cache.
+pub(super) struct DirectFile {
+    pub(super) file: Arc<NamedFile>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// How one blob's blocks are written.
@@ -33,16 +52,68 @@ pub(super) enum Way {
     Refused,
 }
 
-impl Default for Direct {
-    fn default() -> Direct {
-        Direct { from: AtomicU64::new(DIRECT_BYTES_MIN), refused: AtomicBool::new(false) }
-    }
-}
-
 impl Direct {
+    pub(crate) fn new(readers: usize) -> Direct {
+        Direct {
+            from: AtomicU64::new(DIRECT_BYTES_MIN),
+            writes: Refusal::default(),
+            reads: Refusal::default(),
+            readers: Arc::new(Semaphore::new(readers)),
+        }
+    }
+
     /// Blobs of that size on are written past the page cache.
     pub(crate) fn begin_at(&self, bytes: u64) {
         self.from.store(bytes, Relaxed);
+    }
+
+    pub(super) fn refuses_reads(&self) -> bool {
+        self.reads.is_known()
+    }
+
+    /// Remembers what a file system said to a read past the page cache; false when it was an error of another kind.
+    pub(super) fn read_refused(&self, volume: &Volume, error: &Error) -> bool {
+        is_refusal(error) && {
+            self.reads.note(volume, error, "everything is read through the page cache here");
+            true
+        }
+    }
+
+    /// Opens a blob for reading past the page cache. Whatever prevents it, the page cache remains.
+    pub(super) async fn open(&self, volume: &Volume, path: &Path) -> Option<DirectFile> {
+        if self.refuses_reads() {
+            return None;
+        }
+        let permit = Arc::clone(&self.readers).try_acquire_owned().ok()?;
+        match volume.bridge.open(path, How::ReadDirect).await {
+            Ok(file) => Some(DirectFile { file, _permit: permit }),
+            Err(error) => {
+                if !self.read_refused(volume, &error) {
+                    tracing::debug!(%error, "a blob is read through the page cache");
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Direct {
+    /// As if `file` had been opened for reading past the page cache.
+    pub(super) fn of(&self, file: Arc<NamedFile>) -> DirectFile {
+        DirectFile { file, _permit: Arc::clone(&self.readers).try_acquire_owned().unwrap() }
+    }
+}
+
+impl Refusal {
+    fn is_known(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    fn note(&self, volume: &Volume, error: &Error, consequence: &str) {
+        if !self.0.swap(true, Relaxed) {
+            tracing::info!(%error, dir = %volume.dir.display(), "{consequence}");
+        }
     }
 }
 
@@ -54,16 +125,13 @@ impl Way {
             return;
         }
         *self = Way::Refused;
-        if direct.refused.load(Relaxed) {
+        if direct.writes.is_known() {
             return;
         }
         match volume.bridge.open_claimed(&partial.path, How::ModifyDirect, Arc::clone(claim)).await {
             Ok(file) => *self = Way::Direct(file),
             Err(error) if is_refusal(&error) => {
-                if !direct.refused.swap(true, Relaxed) {
-                    let dir = volume.dir.display();
-                    tracing::info!(%error, %dir, "large blobs are written through the page cache here");
-                }
+                direct.writes.note(volume, &error, "large blobs are written through the page cache here");
             }
             // For want of descriptors, say: this blob alone.
             Err(error) => tracing::debug!(%error, "a large blob is written through the page cache"),
@@ -81,7 +149,7 @@ impl Way {
 }
 
 /// The file system does not do it, and will not next time.
-fn is_refusal(error: &Error) -> bool {
+pub(crate) fn is_refusal(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. }
         if source.kind() == std::io::ErrorKind::Unsupported
             || matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)))

@@ -9,6 +9,7 @@ pub(crate) mod read_path;
 mod direct;
 mod follower;
 pub(crate) mod format;
+mod ghosts;
 mod hashes;
 mod journal;
 mod progress;
@@ -19,12 +20,13 @@ mod rewind;
 mod sealed;
 mod writer;
 
-pub(crate) use direct::Direct;
+pub(crate) use direct::{Direct, is_refusal};
 pub use follower::Follower;
+pub(crate) use ghosts::Ghosts;
 pub(crate) use progress::Progress;
 pub(crate) use reader::read_footer;
 pub use reader::{BlobReader, Chunk};
-pub use region::{Fetch, FileRegion};
+pub use region::{Fetch, Fetched, FileRegion, Wanted};
 pub use sealed::SealedBlob;
 pub use writer::BlobWriter;
 

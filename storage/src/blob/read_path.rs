@@ -4,7 +4,13 @@
 //! |-----------------------------------------------|---------------------------------------------------|
 //! | resident (mincore), room in the map budget    | `Bytes` over the map, nothing copied              |
 //! | small, its blocks verified                    | `preadv2(RWF_NOWAIT)`: one call instead of a map  |
-//! | anything else                                 | the engine, whole blocks, checksums verified      |
+//! | asked for the first time, nothing of it there | the engine, past the page cache                   |
+//! | anything else                                 | the engine, through the page cache                |
+//!
+//! The engine reads whole blocks, and their checksums are verified. What is wanted for the first time is most often not
+//! wanted again soon: it leaves from the buffer it was read into and displaces nothing. `ghosts.rs` remembers it, and at
+//! the second time it comes through the page cache. A small part of a block goes there at once, for others will want the
+//! rest, and so do small blobs.
 //!
 //! A block is verified the first time this process reads it, on whatever path, and again whenever
 //! it comes from the disk. The kernel's read-ahead brings pages that nobody asked for, so the first
@@ -21,14 +27,16 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 use rustix::io::ReadWriteFlags;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 
+use crate::blob::direct::DirectFile;
 use crate::blob::format::{Footer, block_range};
+use crate::blob::region::{Fetched, Wanted};
 use crate::bridge::{NamedFile, Pending};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::limits::{BLOCK_BYTES, SMALL_READ_BYTES};
+use crate::limits::{BLOCK_BYTES, SMALL_BLOB_BYTES, SMALL_READ_BYTES};
 use crate::volume::{PAGE_BYTES, Volume};
 
 /// A blob file open for reading.
@@ -44,6 +52,8 @@ pub(crate) struct OpenBlob {
     refused: AtomicBool,
     /// Made for the first region, `None` inside where that failed.
     whole: OnceLock<Option<Arc<Mmap>>>,
+    /// Past the page cache; opened for the first read that wants it, `None` inside where that failed.
+    direct: OnceCell<Option<DirectFile>>,
 }
 
 /// A mapped part of a blob.
@@ -73,6 +83,20 @@ pub(crate) struct ColdRead {
     blocks: Range<u64>,
     /// What was asked for.
     range: Range<u64>,
+    way: Way,
+}
+
+/// How the engine reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Cached,
+    Direct,
+}
+
+impl ColdRead {
+    pub(crate) fn is_direct(&self) -> bool {
+        self.way == Way::Direct
+    }
 }
 
 impl OpenBlob {
@@ -87,6 +111,7 @@ impl OpenBlob {
             verified,
             refused: AtomicBool::new(false),
             whole: OnceLock::new(),
+            direct: OnceCell::new(),
         }
     }
 
@@ -140,7 +165,10 @@ impl OpenBlob {
         };
         let resident = shared.is_resident(&needed).map_err(|e| Error::io("mincore", &self.file().path, e))?;
         let bytes = if resident {
-            self.verify(&blocks, |block| &shared.map[shared.within(block)], false)?;
+            for block in block_indices(&blocks).filter(|block| !self.is_marked(*block)) {
+                self.verify(block, &shared.map[shared.within(&block_range(block, self.footer.length))])?;
+                self.mark(block);
+            }
             let range = shared.within(range);
             Some(Bytes::from_owner(Mapped { window: Arc::clone(&shared), range }))
         } else {
@@ -186,54 +214,102 @@ impl OpenBlob {
     }
 
     /// Reads through the engine.
-    pub(crate) async fn cold(&self, range: &Range<u64>) -> Result<Bytes> {
+    pub(crate) async fn cold(&self, range: &Range<u64>, wanted: Wanted) -> Result<Fetched> {
         self.check()?;
         let blocks = self.whole_blocks(range);
-        let len = (blocks.end - blocks.start) as usize;
-        let buffer = self.volume.read_pool.take(len).await;
+        let len = read_len(&blocks);
+        let mut buffer = self.volume.read_pool.take(len).await;
+        if self.may_go_past(&blocks, range, wanted)
+            && let Some(direct) = self.direct().await
+            && !self.lets_in(&blocks)
+        {
+            match self.volume.bridge.read(&direct.file, buffer, blocks.start, len).await {
+                Ok(buffer) => return self.accept(buffer, &blocks, range, Way::Direct),
+                Err(error) if self.volume.direct.read_refused(&self.volume, &error) => {}
+                Err(error) => return Err(error),
+            }
+            buffer = self.volume.read_pool.take(len).await;
+        }
         let buffer = self.volume.bridge.read(self.file(), buffer, blocks.start, len).await?;
-        self.accept(buffer, &blocks, range)
+        self.accept(buffer, &blocks, range, Way::Cached)
     }
 
-    /// Starts a read through the engine if a buffer and a slot are free now.
-    pub(crate) fn try_cold(&self, range: &Range<u64>) -> Option<ColdRead> {
+    /// Starts a read through the engine if that can be done now, and leaves enough for those who cannot go on without.
+    pub(crate) fn try_cold(&self, range: &Range<u64>, wanted: Wanted) -> Option<ColdRead> {
         let blocks = self.whole_blocks(range);
-        let len = (blocks.end - blocks.start) as usize;
-        let buffer = self.volume.read_pool.try_take(len)?;
-        let pending = self.volume.bridge.try_read(self.file(), buffer, blocks.start, len)?;
-        Some(ColdRead { pending, blocks, range: range.clone() })
+        let len = read_len(&blocks);
+        let may_go_past = self.may_go_past(&blocks, range, wanted);
+        if may_go_past && !self.direct.initialized() {
+            return None;
+        }
+        let buffer = self.volume.read_pool.try_take_spare(len)?;
+        let direct = self.direct.get().and_then(Option::as_ref).filter(|_| may_go_past && !self.lets_in(&blocks));
+        let (file, way) = direct.map_or((self.file(), Way::Cached), |direct| (&direct.file, Way::Direct));
+        let pending = self.volume.bridge.try_read(file, buffer, blocks.start, len)?;
+        Some(ColdRead { pending, blocks, range: range.clone(), way })
     }
 
-    pub(crate) async fn finish_cold(&self, read: ColdRead) -> Result<Bytes> {
-        let buffer = read.pending.await?;
-        self.accept(buffer, &read.blocks, &read.range)
+    pub(crate) async fn finish_cold(&self, read: ColdRead) -> Result<Fetched> {
+        match read.pending.await {
+            Ok(buffer) => self.accept(buffer, &read.blocks, &read.range, read.way),
+            Err(error) if read.way == Way::Direct && self.volume.direct.read_refused(&self.volume, &error) => {
+                self.cold(&read.range, Wanted::Later).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether blocks that are asked for now could be read past the page cache.
+    fn may_go_past(&self, blocks: &Range<u64>, range: &Range<u64>, wanted: Wanted) -> bool {
+        wanted == Wanted::Now
+            && self.footer.length > SMALL_BLOB_BYTES
+            && range.end - range.start >= (blocks.end - blocks.start) / 2
+            && !self.volume.direct.refuses_reads()
+            && self.is_absent(blocks)
+    }
+
+    /// Whether blocks that could be read past the page cache are to come through it. Asked once for each reading.
+    fn lets_in(&self, blocks: &Range<u64>) -> bool {
+        self.volume.ghosts.lets_in(self.id, blocks.start / BLOCK_BYTES as u64)
+    }
+
+    /// The beginning of these blocks is not in memory. Where there is more behind it, no harm is done.
+    fn is_absent(&self, blocks: &Range<u64>) -> bool {
+        let first = blocks.start as usize..(blocks.start as usize + 1);
+        self.whole_map().is_some_and(|map| resident_prefix(&map, &first).is_ok_and(|resident| resident == 0))
+    }
+
+    async fn direct(&self) -> Option<&DirectFile> {
+        let open = || self.volume.direct.open(&self.volume, &self.file().path);
+        self.direct.get_or_init(open).await.as_ref()
     }
 
     /// Checks whole blocks that came from the engine, and cuts out what was asked for.
-    fn accept(&self, buffer: Buffer, blocks: &Range<u64>, range: &Range<u64>) -> Result<Bytes> {
+    fn accept(&self, buffer: Buffer, blocks: &Range<u64>, range: &Range<u64>, way: Way) -> Result<Fetched> {
         if (buffer.len() as u64) < blocks.end - blocks.start {
             let detail = format!("the file ends at {}, before its footer's length", blocks.start + buffer.len() as u64);
             return Err(self.corrupt(detail));
         }
         let data = buffer.as_slice();
         let within = |r: &Range<u64>| (r.start - blocks.start) as usize..(r.end - blocks.start) as usize;
-        self.verify(blocks, |block| &data[within(block)], true)?;
+        for block in block_indices(blocks) {
+            self.verify(block, &data[within(&block_range(block, self.footer.length))])?;
+            if way == Way::Cached {
+                self.mark(block);
+            }
+        }
         self.volume.reads_cold.fetch_add(1, Relaxed);
-        Ok(buffer.into_bytes(within(range)))
+        Ok(Fetched { bytes: buffer.into_bytes(within(range)), in_page_cache: way == Way::Cached })
     }
 
-    /// Compares the blocks' checksums, all of them when `again`, else those never checked before.
-    fn verify<'a>(&self, blocks: &Range<u64>, bytes: impl Fn(&Range<u64>) -> &'a [u8], again: bool) -> Result<()> {
-        for block in block_indices(blocks) {
-            let (word, bit) = (&self.verified[(block / 64) as usize], 1 << (block % 64));
-            if !again && word.load(Relaxed) & bit != 0 {
-                continue;
-            }
-            let range = block_range(block, self.footer.length);
-            self.footer.check_block(block, bytes(&range)).map_err(|detail| self.corrupt(detail))?;
-            word.fetch_or(bit, Relaxed);
-        }
-        Ok(())
+    /// Compares a block in memory with its checksum.
+    fn verify(&self, block: u64, bytes: &[u8]) -> Result<()> {
+        self.footer.check_block(block, bytes).map_err(|detail| self.corrupt(detail))
+    }
+
+    /// What the page cache has of a block was verified.
+    fn mark(&self, block: u64) {
+        self.verified[(block / 64) as usize].fetch_or(1 << (block % 64), Relaxed);
     }
 
     fn is_verified(&self, blocks: &Range<u64>) -> bool {
@@ -296,10 +372,16 @@ impl Drop for OpenBlob {
     /// The last close of an unlinked file frees its blocks: work for the engine, not for the thread
     /// that happened to send the last byte.
     fn drop(&mut self) {
-        if let Some(file) = self.file.take().and_then(Arc::into_inner) {
+        let direct = self.direct.take().flatten().map(|direct| direct.file);
+        for file in [self.file.take(), direct].into_iter().flatten().filter_map(Arc::into_inner) {
             self.volume.bridge.close_file(file);
         }
     }
+}
+
+/// Whole pages, so that the file may be open past the page cache. Behind the last block there is a footer.
+fn read_len(blocks: &Range<u64>) -> usize {
+    ((blocks.end - blocks.start) as usize).next_multiple_of(PAGE_BYTES)
 }
 
 fn block_indices(blocks: &Range<u64>) -> Range<u64> {
@@ -340,4 +422,51 @@ fn resident_prefix(map: &Mmap, within: &Range<usize>) -> std::io::Result<usize> 
         at += len;
     }
     Ok(within.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::{BlobMeta, BlobWriter, read_footer};
+    use crate::bridge::{Bridge, How};
+    use crate::engine::EngineChoice;
+    use crate::limits::STREAM_CHUNK_BYTES;
+
+    /// From a namespace's descriptor the kernel reads nothing, and says so as a file system does that refuses direct reads.
+    #[tokio::test]
+    async fn a_refusal_at_the_first_read_leads_through_the_page_cache() {
+        for engine in [EngineChoice::Auto, EngineChoice::Threads] {
+            let dir = tempfile::tempdir().unwrap();
+            for name in ["blobs", "partial"] {
+                std::fs::create_dir(dir.path().join(name)).unwrap();
+            }
+            let volume = Volume::on(dir.path(), Bridge::start(engine).unwrap());
+            let room = volume.room.reserve(0).unwrap();
+            let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default(), room).await.unwrap();
+            let data: Vec<u8> = (0..2u32 << 18).flat_map(u32::to_le_bytes).collect();
+            writer.write(data.clone().into()).await.unwrap();
+            let sealed = writer.seal().await.unwrap();
+
+            let file = volume.bridge.open(&volume.blob_path(sealed.id), How::Read).await.unwrap();
+            let footer = read_footer(&volume, &volume.read_pool, &file).await.unwrap();
+            let blob = OpenBlob::new(Arc::clone(&volume), sealed.id, file, footer);
+            let refusing = volume.bridge.open("/proc/self/ns/mnt".as_ref(), How::Read).await.unwrap();
+            assert!(blob.direct.set(Some(volume.direct.of(refusing))).is_ok());
+            rustix::fs::fadvise(&blob.file().file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+
+            let range = 0..STREAM_CHUNK_BYTES as u64;
+            let Some(ahead) = blob.try_cold(&range, Wanted::Now).filter(ColdRead::is_direct) else {
+                return println!("skipped: this file system keeps its pages in memory");
+            };
+            let fetched = blob.finish_cold(ahead).await.unwrap();
+            assert!(fetched.in_page_cache && fetched.bytes == data[..STREAM_CHUNK_BYTES]);
+            assert!(volume.direct.refuses_reads(), "it is remembered");
+            let behind = STREAM_CHUNK_BYTES as u64..2 * STREAM_CHUNK_BYTES as u64;
+            let fetched = blob.cold(&behind, Wanted::Now).await.unwrap();
+            assert!(fetched.in_page_cache && fetched.bytes == data[STREAM_CHUNK_BYTES..][..STREAM_CHUNK_BYTES]);
+            assert!(volume.direct.open(&volume, &blob.file().path).await.is_none(), "and no other is opened");
+            drop((fetched, blob, sealed));
+            volume.settle().await;
+        }
+    }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
 
 use super::format::{Footer, InTail, TAIL_BYTES};
-use super::region::FileRegion;
+use super::region::{FileRegion, Wanted};
 use crate::blob::read_path::{ColdRead, OpenBlob, Window};
 use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
@@ -75,7 +75,7 @@ impl BlobReader {
         }
         match self.blob.hot(&range, &mut None, 0)? {
             Some(bytes) => Ok(bytes),
-            None => self.blob.cold(&range).await,
+            None => Ok(self.blob.cold(&range, Wanted::Now).await?.bytes),
         }
     }
 
@@ -143,14 +143,14 @@ impl Cursor {
                 // The one after next sets out before this one is awaited.
                 self.at = range.end;
                 self.look_ahead();
-                (self.blob.finish_cold(read).await?, true)
+                (self.blob.finish_cold(read).await?.bytes, true)
             }
             None => {
                 let hot = self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES)?;
                 let from_disk = hot.is_none();
                 let bytes = match hot {
                     Some(bytes) => bytes,
-                    None => self.blob.cold(&range).await?,
+                    None => self.blob.cold(&range, Wanted::Now).await?.bytes,
                 };
                 self.at = range.end;
                 if from_disk {
@@ -171,7 +171,7 @@ impl Cursor {
         self.ahead = match self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES) {
             Ok(Some(bytes)) => Some(Ahead::Hot(bytes)),
             // An error comes back when the chunk is asked for.
-            _ => self.blob.try_cold(&range).map(Ahead::Cold),
+            _ => self.blob.try_cold(&range, Wanted::Now).map(Ahead::Cold),
         };
     }
 

@@ -29,10 +29,27 @@ pub struct FileRegion {
     range: Range<u64>,
 }
 
+/// When what is read can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// As soon as it is there. What is asked for the first time is read past the page cache.
+    Now,
+    /// When a client comes round to it: it waits in the page cache, and in no buffer.
+    Later,
+}
+
 /// A read through the engine; from its first poll on, or already.
 pub struct Fetch {
     range: Range<u64>,
-    bytes: Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>,
+    in_page_cache: bool,
+    fetched: Pin<Box<dyn Future<Output = Result<Fetched>> + Send>>,
+}
+
+/// Bytes that were read and verified.
+pub struct Fetched {
+    pub bytes: Bytes,
+    /// They came through the page cache, and may be sent from there.
+    pub in_page_cache: bool,
 }
 
 /// Memory of a region, for `Bytes::from_owner`.
@@ -74,21 +91,22 @@ impl FileRegion {
     }
 
     /// Reads the bytes from `at` to the end of their chunk through the engine and verifies them. With them in hand or,
-    /// better, since they are in memory now, the region goes on.
-    pub fn fetch(&self, at: u64) -> Fetch {
+    /// better, where they are in the page cache now, the region goes on.
+    pub fn fetch(&self, at: u64, wanted: Wanted) -> Fetch {
         let range = self.chunk(at);
-        let begun = self.try_fetch(at);
+        let begun = self.try_fetch(at, wanted);
         begun.unwrap_or_else(|| {
-            let (blob, wanted) = (Arc::clone(&self.blob), range.clone());
-            Fetch { range, bytes: Box::pin(async move { blob.cold(&wanted).await }) }
+            let (blob, read) = (Arc::clone(&self.blob), range.clone());
+            Fetch { range, in_page_cache: false, fetched: Box::pin(async move { blob.cold(&read, wanted).await }) }
         })
     }
 
-    /// As `fetch`, if it can begin at once.
-    pub fn try_fetch(&self, at: u64) -> Option<Fetch> {
+    /// As `fetch`, if it can begin at once and memory is not short.
+    pub fn try_fetch(&self, at: u64, wanted: Wanted) -> Option<Fetch> {
         let range = self.chunk(at);
-        let (blob, read) = (Arc::clone(&self.blob), self.blob.try_cold(&range)?);
-        Some(Fetch { range, bytes: Box::pin(async move { blob.finish_cold(read).await }) })
+        let (blob, read) = (Arc::clone(&self.blob), self.blob.try_cold(&range, wanted)?);
+        let in_page_cache = !read.is_direct();
+        Some(Fetch { range, in_page_cache, fetched: Box::pin(async move { blob.finish_cold(read).await }) })
     }
 
     fn chunk(&self, at: u64) -> Range<u64> {
@@ -102,12 +120,17 @@ impl Fetch {
     pub fn range(&self) -> Range<u64> {
         self.range.clone()
     }
+
+    /// It comes through the page cache for certain.
+    pub fn in_page_cache(&self) -> bool {
+        self.in_page_cache
+    }
 }
 
 impl Future for Fetch {
-    type Output = Result<Bytes>;
+    type Output = Result<Fetched>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Bytes>> {
-        self.bytes.as_mut().poll(cx)
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Fetched>> {
+        self.fetched.as_mut().poll(cx)
     }
 }

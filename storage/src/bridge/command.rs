@@ -34,7 +34,7 @@ pub enum How {
     Modify,
     /// A directory, to be synced.
     Directory,
-    /// Must exist; read only, past the page cache (measurements).
+    /// Must exist; read only, past the page cache. A file system that does not do it may say so at the first read only.
     ReadDirect,
     /// Created if absent; read and write, past the page cache (measurements).
     WriteDirect,

@@ -13,7 +13,7 @@ use rustix::fs::Advice;
 use super::Watch;
 use super::pace::Pace;
 use super::record::BlobRow;
-use crate::blob::read_footer;
+use crate::blob::{is_refusal, read_footer};
 use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
@@ -46,7 +46,7 @@ struct Opened {
 pub(super) async fn look(volume: &Volume, pool: &Pool, pace: &mut Pace, watch: &Watch, blob: &BlobRow) -> Seen {
     let mut seen = read(volume, pool, pace, watch, blob, true).await;
     if let Err(error) = &seen
-        && is_no_direct(error)
+        && is_refusal(error)
     {
         seen = read(volume, pool, pace, watch, blob, false).await;
     }
@@ -68,11 +68,6 @@ pub(super) async fn forget_pages(volume: &Volume, id: BlobId) {
             volume.bridge.close_file(file);
         }
     }
-}
-
-/// The file system knows no O_DIRECT, or not with this alignment.
-fn is_no_direct(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)))
 }
 
 /// The bytes that were read and are right; `None` when the scrub is to end.
@@ -170,8 +165,8 @@ mod tests {
     #[test]
     fn only_a_refused_alignment_leads_to_buffered_reads() {
         let error = |code| Error::io("open", std::path::Path::new("x"), io::Error::from_raw_os_error(code));
-        assert!(is_no_direct(&error(libc::EINVAL)));
-        assert!(!is_no_direct(&error(libc::EIO)));
-        assert!(!is_no_direct(&error(libc::ENOENT)));
+        assert!(is_refusal(&error(libc::EINVAL)));
+        assert!(!is_refusal(&error(libc::EIO)));
+        assert!(!is_refusal(&error(libc::ENOENT)));
     }
 }

@@ -31,7 +31,7 @@ use self::health::Health;
 use self::lock::DirLock;
 use self::quarantine::Quarantine;
 use self::room::Room;
-use crate::blob::Direct;
+use crate::blob::{Direct, Ghosts};
 use crate::bridge::{Bridge, NamedFile};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
@@ -51,6 +51,7 @@ pub(crate) struct Volume {
     pub(crate) directories: Directories,
     pub(crate) group_sync: GroupSync,
     pub(crate) direct: Direct,
+    pub(crate) ghosts: Ghosts,
     pub(crate) claims: Arc<Claims>,
     pub(crate) write_pool: Pool,
     pub(crate) read_pool: Pool,
@@ -107,7 +108,8 @@ impl Volume {
             room,
             directories: Directories::new(bridge.clone(), health.clone(), dir.join("blobs")),
             group_sync: GroupSync::new(&dir),
-            direct: Direct::default(),
+            direct: Direct::new(limits::DIRECT_FILES_MAX / share),
+            ghosts: Ghosts::new(limits::GHOSTS_MAX / share),
             claims,
             write_pool: Pool::new(budget(limits::WRITE_BUDGET_BYTES)),
             read_pool: Pool::new(budget(limits::READ_BUDGET_BYTES)),

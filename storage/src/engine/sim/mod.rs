@@ -271,7 +271,11 @@ impl Machine {
                         machine.disk.check_names()?;
                     }
                     // Direct or not is the same to this disk; the real one below need not allow it.
-                    let how = if how == How::ModifyDirect { How::Modify } else { how };
+                    let how = match how {
+                        How::ModifyDirect => How::Modify,
+                        How::ReadDirect => How::Read,
+                        other => other,
+                    };
                     let file = open_blocking(&path, how)?;
                     if how == How::CreateNew {
                         machine.disk.made_file(&path, &file);
