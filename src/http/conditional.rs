@@ -14,7 +14,7 @@ use reelring_storage::{ObjectRecord, Precondition};
 use super::problem::Problem;
 
 pub(super) fn etag(object: &ObjectRecord) -> String {
-    format!("\"{}\"", blake3::Hash::from_bytes(object.blake3).to_hex())
+    ["\"", blake3::Hash::from_bytes(object.blake3).to_hex().as_str(), "\""].concat()
 }
 
 /// Modification time in whole seconds, as HTTP dates have it.

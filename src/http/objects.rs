@@ -247,7 +247,7 @@ fn no_object(key: &Key) -> Problem {
 /// What is said of the content: its type, its name as a file, and what keeps a stored page from acting as one of the
 /// node's own.
 fn describe(key: &Key, content_type: Option<&str>, query: Option<&str>) -> HeaderMap {
-    let mut answer = HeaderMap::new();
+    let mut answer = HeaderMap::with_capacity(blob::HEADERS);
     answer.insert(header::CACHE_CONTROL, caching::OBJECT);
     let content_type = content_type.or_else(|| media_type::by_name(key.as_str())).unwrap_or("application/octet-stream");
     insert(&mut answer, header::CONTENT_TYPE, content_type);

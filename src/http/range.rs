@@ -95,6 +95,9 @@ fn number(text: &str) -> Option<Bound> {
 
 /// Makes one of those that overlap; it takes the place of the first of them.
 fn merged(parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    if parts.len() < 2 {
+        return parts;
+    }
     let mut placed: Vec<(usize, Range<u64>)> = parts.into_iter().enumerate().collect();
     placed.sort_by_key(|(_, range)| range.start);
     let mut kept: Vec<(usize, Range<u64>)> = Vec::with_capacity(placed.len());
