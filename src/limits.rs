@@ -63,8 +63,8 @@ pub const RESIDENT_FOR: Duration = Duration::from_millis(5);
 /// Bytes of one `sendfile`, and of those in a row before others have a turn.
 pub const SEND_PIECE_BYTES: usize = 512 * KIB;
 pub const SEND_BURST_BYTES: usize = 2 * MIB;
-/// The same of what comes from a disk, which takes a checksum and a copy besides.
-pub const SEND_BURST_COLD_BYTES: usize = 512 * KIB;
+/// The same of what comes from a disk, and bytes of one write of it: it takes a checksum and a copy besides.
+pub const SEND_BURST_COLD_BYTES: usize = 128 * KIB;
 /// A client that takes nothing for this long is slow: what was read for it past the page cache is given back, and what it
 /// comes round to waits in the page cache.
 pub const SEND_PAUSE: Duration = Duration::from_millis(250);

@@ -137,7 +137,8 @@ impl SendStream {
                 }
             }
             if let Some((rest, _)) = in_hand {
-                let sent = ready!(self.poll_send(cx, &[IoSlice::new(&rest[..rest.len().min(len)])], false))?;
+                let piece = rest.len().min(len).min(limits::SEND_BURST_COLD_BYTES);
+                let sent = ready!(self.poll_send(cx, &[IoSlice::new(&rest[..piece])], false))?;
                 if sent == rest.len() {
                     self.fetching.in_hand = None;
                 }
