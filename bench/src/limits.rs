@@ -87,6 +87,8 @@ pub const CLIENT_ROUND: Duration = Duration::from_secs(1);
 pub const CLIENT_ROUND_OF_MANY: Duration = Duration::from_secs(3);
 /// A pass of hot requests beside cold streams.
 pub const MIXED_ROUND: Duration = Duration::from_secs(3);
+/// What is streamed in it, once; less in a shorter one. It lies on the disk twice, for two servers.
+pub const MIXED_COLD_BYTES: u64 = 8 << 30;
 /// How long pages of a file may be in use until it counts as impossible to make cold.
 pub const EVICT: Duration = Duration::from_secs(5);
 /// Connections of wrk.

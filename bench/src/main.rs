@@ -58,7 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(run) => return run.execute(),
-        Command::Compare(what) => runtime().and_then(|runtime| compare::main(&what, &runtime)),
+        Command::Compare(what) => compare::main(&what, runtime),
         Command::Store(args) => runtime().and_then(|runtime| store::main(&args, &runtime)),
         Command::Catalog(args) => runtime().and_then(|runtime| catalog::main(&args, &runtime)),
         Command::Mixed(args) => runtime().and_then(|runtime| mixed::main(&args, &runtime)),

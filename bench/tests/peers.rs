@@ -161,6 +161,24 @@ fn nginx_and_the_node_serve_the_same_bytes() {
 }
 
 #[test]
+fn both_servers_have_the_same_congestion_control_or_the_report_says_that_they_have_not() {
+    if missing("both_servers_have_the_same_congestion_control", &["nginx"]) {
+        return;
+    }
+    let system = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").expect("the system's");
+    let paces = system.starts_with("bbr");
+    for (flag, kept) in [("--congestion=equal", false), ("--congestion=keep", true)] {
+        let section = Place::new().compare("nginx", &["--client=drain", "--case=hot-64k", flag]);
+        let notes = section["notes"].to_string();
+        let (equal, unequal) = (notes.contains("in a network namespace of their own;"), notes.contains("UNEQUAL"));
+        assert!(!(equal && unequal) && (equal || unequal) == paces, "{system} {notes}");
+        assert!(!kept || !equal, "{notes}");
+    }
+    let after = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").expect("the system's");
+    assert_eq!(after, system);
+}
+
+#[test]
 fn a_client_that_copies_nothing_can_take_wrks_place() {
     if missing("a_client_that_copies_nothing_can_take_wrks_place", &["nginx"]) {
         return;

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::congestion;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     pub cpus: usize,
@@ -19,6 +21,9 @@ pub struct Machine {
     pub filesystem: String,
     /// Of the measured directory: "/dev/vda1".
     pub device: String,
+    /// The TCP congestion control of what was measured: "bbr".
+    #[serde(default = "unknown")]
+    pub congestion_control: String,
     /// The load average over a minute before the first round, and after the last.
     pub load_before: f64,
     pub load_after: f64,
@@ -41,6 +46,7 @@ impl Machine {
                 .map_or_else(|_| unknown(), |s| s.trim().to_owned()),
             filesystem,
             device,
+            congestion_control: congestion::current().unwrap_or_else(unknown),
             load_before: load,
             load_after: load,
             date: jiff::Timestamp::now().to_string(),
@@ -55,10 +61,20 @@ impl Machine {
 
     /// One line for a person.
     pub fn words(&self) -> String {
-        let Machine { cpus, cpu_model, kernel, filesystem, device, load_before, load_after, .. } = self;
+        let Machine {
+            cpus,
+            cpu_model,
+            kernel,
+            filesystem,
+            device,
+            congestion_control: tcp,
+            load_before,
+            load_after,
+            ..
+        } = self;
         let memory = self.memory_bytes as f64 / f64::from(1 << 30);
         format!(
-            "{cpus} × {cpu_model}, {memory:.1} GiB, Linux {kernel}, {filesystem} on {device}, \
+            "{cpus} × {cpu_model}, {memory:.1} GiB, Linux {kernel}, {filesystem} on {device}, TCP {tcp}, \
              load {load_before:.2} before and {load_after:.2} after"
         )
     }

@@ -2,13 +2,15 @@
 //!
 //! Every side is a child process, measured from outside by the same means. The rooms: `rounds` (the order), `usage`
 //! (CPU, switches, memory), `statistics` (ratio, interval, verdict), `peer` (programs and servers), `result` (what comes
-//! out), `table` (for people), `beside` (what comparisons of the node share), and one module for each thing compared.
+//! out), `table` (for people), `beside` (what comparisons of the node share), `congestion` (the same TCP for both sides), and
+//! one module for each thing compared.
 //!
 //! A comparison owns its scratch folder under `--dir` and its peers; Ctrl-C ends the round, the peers and the folder,
 //! prints the cases that are complete and exits with 130.
 
 pub mod aria2;
 mod beside;
+pub mod congestion;
 pub mod ffmpeg;
 pub mod fio;
 pub mod fio_output;
@@ -34,6 +36,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use crate::limits;
 use beside::Beside;
@@ -117,6 +120,14 @@ impl Compare {
         }
     }
 
+    /// Where it matters: no other comparison has two servers that send.
+    fn congestion(&self) -> Option<congestion::Congestion> {
+        match self {
+            Compare::Nginx(args) => Some(args.congestion),
+            _ => None,
+        }
+    }
+
     fn section(&self) -> anyhow::Result<Section> {
         match self {
             Compare::Fio(args) => fio::compare(args),
@@ -130,7 +141,10 @@ impl Compare {
 }
 
 /// Runs one comparison and prints it. Call it on the main thread: what it starts dies with the thread that started it.
-pub fn main(what: &Compare, runtime: &tokio::runtime::Runtime) -> anyhow::Result<ExitCode> {
+pub fn main(what: &Compare, runtime: impl FnOnce() -> anyhow::Result<Runtime>) -> anyhow::Result<ExitCode> {
+    // Before there are threads.
+    let footing = what.congestion().and_then(congestion::settle);
+    let runtime = runtime()?;
     let _inside = runtime.enter();
     stop::listen()?;
     let common = what.common();
@@ -144,6 +158,7 @@ pub fn main(what: &Compare, runtime: &tokio::runtime::Runtime) -> anyhow::Result
         section => section?,
     };
     machine.finish();
+    section.notes.splice(..0, footing);
     for case in &section.cases {
         for side in [&case.ours, &case.theirs] {
             machine.versions.insert(side.program().to_owned(), side.version.clone());

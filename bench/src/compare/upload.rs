@@ -110,7 +110,8 @@ pub fn compare(options: &Beside) -> anyhow::Result<Section> {
     };
     section.notes.push(format!(
         "{mib} MiB by one PUT over loopback, from the page cache by sendfile; measured from the connection to the answer, with \
-         which the node has file and catalog on the disk. It computes BLAKE3 and CRC-32C of every byte, and shares {} \
+         which the node has file and catalog on the disk. The uploader asks for a congestion control that does not pace \
+         (reno), whoever takes what it sends. The node computes BLAKE3 and CRC-32C of every byte, and shares {} \
          processors with the uploader (client CPUs). CPU, context switches and memory are the server's alone.",
         std::thread::available_parallelism().map_or(1, usize::from)
     ));

@@ -25,7 +25,7 @@ use tokio::runtime::Runtime;
 
 use self::outcome::{Figure, Hot, Outcome, Verdict};
 pub use self::passes::{Bench, Load, Pass, RANGE_BYTES};
-pub use self::site::{Site, hot_bytes, items};
+pub use self::site::{Objects, Site, hot_bytes, items};
 use crate::compare::node::{Node, Program};
 use crate::compare::result::{Better, Ratio, Run};
 use crate::compare::rounds::{self, Turns};
@@ -133,12 +133,13 @@ fn run(args: &MixedArgs, runtime: &Runtime) -> anyhow::Result<Outcome> {
     let node = Node::start(&program, scratch.path(), &scratch.path().join("data"))?;
     let (items, source) = (items(objects, args.cold_object), scratch.path().join("source"));
     let hot = Arc::new(hot_bytes(&items, scratch.path())?);
-    let site = Site::of_node(&node, &scratch.path().join("data"), &items, |item| {
+    let objects = Objects::of_node(&node, &scratch.path().join("data"), &items, |item| {
         item.write(&source)?;
         Ok(source.clone())
     })?;
     std::fs::remove_file(&source)?;
     let shape = args.shape();
+    let site = Site { peer: node.peer(), objects: &objects };
     let bench = Bench::new(shape, runtime.handle().clone(), site, hot)?;
 
     let (quiet, loaded) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 use rustix::fs::{Advice, fadvise};
 use tokio::runtime::Handle;
 
-use super::site::{Object, Site};
+use super::site::{Object, Objects, Site};
 use super::{HOT_BYTES, Shape};
 use crate::compare::nginx::cold;
 use crate::compare::node::http;
@@ -47,6 +47,8 @@ pub struct Load {
     pub disk: Option<(f64, f64)>,
     pub resident_at_start: f64,
     pub hot_resident: f64,
+    /// How often its streams began each object, in the mean: above 1 some were asked for again.
+    pub times: f64,
 }
 
 impl Load {
@@ -63,17 +65,16 @@ pub struct Bench<'a> {
     http: Http,
     /// The bytes of the hot object.
     hot: Arc<Vec<u8>>,
-    next: AtomicUsize,
     device: Option<(u32, u32)>,
 }
 
 impl<'a> Bench<'a> {
     pub fn new(shape: Shape, runtime: Handle, site: Site<'a>, hot: Arc<Vec<u8>>) -> anyhow::Result<Bench<'a>> {
-        let device = site.hot.file.metadata()?.dev();
+        let device = site.objects.hot.file.metadata()?.dev();
         let device = (rustix::fs::major(device), rustix::fs::minor(device));
         let device = disk(device).map(|_| device);
-        let http = Http::of_targets(&site.peer.address().to_string(), vec![site.hot.target.clone()]);
-        Ok(Bench { shape, runtime, site, http, hot, next: AtomicUsize::new(0), device })
+        let http = Http::of_targets(&site.peer.address().to_string(), vec![site.objects.hot.target.clone()]);
+        Ok(Bench { shape, runtime, site, http, hot, device })
     }
 
     /// The hot clients alone.
@@ -120,12 +121,14 @@ impl<'a> Bench<'a> {
             (busy.min(1.0), mib((after.sectors_read - before.sectors_read) * 512))
         });
         let started = streams.started.load(Relaxed).max(1) as f64;
+        let times = started / self.site.objects.cold.len() as f64;
         let load = Load {
             bytes: after.1 - before.1,
             seconds,
             disk,
             resident_at_start: streams.resident_millionths.load(Relaxed) as f64 / 1e6 / started,
-            hot_resident: cold::resident(&self.site.hot.file)?,
+            times,
+            hot_resident: cold::resident(&self.site.objects.hot.file)?,
         };
         Ok((pass, load))
     }
@@ -135,12 +138,13 @@ impl<'a> Bench<'a> {
         let since = Instant::now();
         loop {
             let mut resident = 0.0;
-            for Object { file, .. } in &self.site.cold {
+            let all = &self.site.objects.cold;
+            for Object { file, .. } in all {
                 fadvise(file, 0, None, Advice::DontNeed)?;
-                resident += cold::resident(file)? / self.site.cold.len() as f64;
+                resident += cold::resident(file)? / all.len() as f64;
             }
             // Pages that a server sent by sendfile stay until the kernel frees the buffers of the sockets they went to.
-            let bytes = resident * (self.site.cold.len() as u64 * self.shape.cold_object) as f64;
+            let bytes = resident * (all.len() as u64 * self.shape.cold_object) as f64;
             let held = since.elapsed() > limits::EVICT / 5 && bytes <= cold::RESIDENT_BYTES_MAX;
             if resident <= RESIDENT_MAX || held {
                 return Ok(());
@@ -158,8 +162,8 @@ impl<'a> Bench<'a> {
     /// Streams one cold object after the other, each dropped from the page cache before and after.
     fn cold_client(&self, streams: &Streams) -> anyhow::Result<()> {
         while !streams.over.load(Relaxed) {
-            let all = &self.site.cold;
-            let Object { target, file } = &all[self.next.fetch_add(1, Relaxed) % all.len()];
+            let Objects { cold: all, begun, .. } = self.site.objects;
+            let Object { target, file } = &all[begun.fetch_add(1, Relaxed) % all.len()];
             self.forget(file)?;
             streams.resident_millionths.fetch_add((cold::resident(file)? * 1e6) as u64, Relaxed);
             streams.started.fetch_add(1, Relaxed);

@@ -1,11 +1,13 @@
 //! A server with the hot object and the cold set on it: whose, it does not matter.
 //!
-//! A [`Site`] borrows the server's process and owns open handles of the files behind its objects, by which they are made
-//! cold. The files themselves belong to whoever owns the folders.
+//! [`Objects`] owns open handles of the files behind a server's objects, by which they are made cold, and outlives the
+//! server's process: it can be started anew on the same files. A [`Site`] borrows both. The files themselves belong to
+//! whoever owns the folders.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 
 use anyhow::{Context, anyhow};
 
@@ -14,10 +16,17 @@ use crate::compare::node::{self, Node};
 use crate::compare::peer::Peer;
 use crate::compare::stop;
 
+#[derive(Clone, Copy)]
 pub struct Site<'a> {
     pub peer: &'a Peer,
+    pub objects: &'a Objects,
+}
+
+pub struct Objects {
     pub hot: Object,
     pub cold: Vec<Object>,
+    /// How many cold ones were begun so far: a pass goes on where the one before it stopped.
+    pub begun: AtomicUsize,
 }
 
 /// One object of a server.
@@ -49,14 +58,14 @@ impl Item {
     }
 }
 
-impl<'a> Site<'a> {
+impl Objects {
     /// Stores all items on a node whose data directory is `data`. `source` says where an item's bytes lie.
     pub fn of_node(
-        node: &'a Node,
+        node: &Node,
         data: &Path,
         items: &[Item],
         source: impl Fn(&Item) -> anyhow::Result<PathBuf>,
-    ) -> anyhow::Result<Site<'a>> {
+    ) -> anyhow::Result<Objects> {
         let blobs = |bytes| anyhow::Ok(node::blobs(data, bytes)?.into_iter().collect::<BTreeSet<PathBuf>>());
         let mut known = blobs(0)?;
         let store = |item: &Item| {
@@ -73,25 +82,19 @@ impl<'a> Site<'a> {
             known.insert(path.clone());
             Ok(object)
         };
-        Site::of(node.peer(), items, store)
+        Objects::of(items, store)
     }
 
     /// The items that lie as files below the root of a server of files.
-    pub fn of_files(peer: &'a Peer, root: &Path, items: &[Item]) -> anyhow::Result<Site<'a>> {
-        Site::of(peer, items, |item| {
-            Ok(Object { target: format!("/{}", item.name), file: open(&root.join(&item.name))? })
-        })
+    pub fn of_files(root: &Path, items: &[Item]) -> anyhow::Result<Objects> {
+        Objects::of(items, |item| Ok(Object { target: format!("/{}", item.name), file: open(&root.join(&item.name))? }))
     }
 
-    fn of(
-        peer: &'a Peer,
-        items: &[Item],
-        mut object: impl FnMut(&Item) -> anyhow::Result<Object>,
-    ) -> anyhow::Result<Site<'a>> {
+    fn of(items: &[Item], mut object: impl FnMut(&Item) -> anyhow::Result<Object>) -> anyhow::Result<Objects> {
         let mut objects = items.iter().map(&mut object);
         let hot = objects.next().context("the hot object comes first")??;
         let cold = objects.collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(Site { peer, hot, cold })
+        Ok(Objects { hot, cold, begun: AtomicUsize::new(0) })
     }
 }
 

@@ -17,6 +17,7 @@ fn machine() -> Machine {
         kernel: "6.18".into(),
         filesystem: "ext4".into(),
         device: "/dev/vda".into(),
+        congestion_control: "reno".into(),
         load_before: 0.1,
         load_after: 1.9,
         date: "2026-01-02T03:04:05Z".into(),

@@ -83,7 +83,7 @@ const NGINX: [(&str, f64); 5] = [
     ("hot-1m-c64 --client drain", 1.1),
     ("hot-whole-64m-c1", 1.1),
     ("cold-1m-c1", 1.6),
-    ("hot-beside-cold-directio", 2.4),
+    ("hot-beside-cold-directio", 3.0),
 ];
 /// A gibibyte each time, and its SHA-256 afterwards.
 const UPLOAD: [(&str, f64); 2] = [("fio-direct", 2.0), ("dav-synced", 2.4)];

@@ -1,14 +1,17 @@
 //! A hot object read at a fixed rate while others stream what is cold: whose hot clients suffer less?
 //!
 //! The passes are those of `mixed`, on the node and on nginx in turn. Each case has a node, an nginx and files of its own in
-//! a folder that goes with it; while one server is measured the other one rests.
+//! a folder that goes with it; while one server is measured the other one rests. What is cold has to be cold to the node's
+//! memory too: it starts anew before each of its passes, the set is larger than what a pass streams, and each pass goes on
+//! where the one before it stopped.
 
 use std::cell::RefCell;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use tokio::runtime::Handle;
 
 use super::server::{self, Reading};
@@ -18,7 +21,7 @@ use crate::compare::result::{Case, Run, Side};
 use crate::compare::rounds::{self, Turns};
 use crate::compare::statistics::Spread;
 use crate::limits;
-use crate::mixed::{self, Load, Pass, SATURATED, Shape, Site};
+use crate::mixed::{self, Load, Objects, Pass, SATURATED, Shape, Site};
 
 /// One line of the result.
 #[derive(Debug, Clone)]
@@ -29,12 +32,14 @@ pub struct Plan {
     shape: Shape,
 }
 
-pub fn plans(quick: bool) -> Vec<Plan> {
+/// `runtime` is that of a pass where it was asked for.
+pub fn plans(quick: bool, runtime: Option<Duration>) -> Vec<Plan> {
+    let runtime = runtime.unwrap_or(limits::MIXED_ROUND);
+    let (cold_set, cold_object, cold_clients, rate) =
+        if quick { (64 << 20, 4 << 20, 2, 100) } else { (cold_set(runtime), 32 << 20, 8, 400) };
     let plan = |name: &str, reading| {
-        let (objects, cold_object, cold_clients, rate) =
-            if quick { (4, 4 << 20, 2, 100) } else { (64, 32 << 20, 8, 400) };
-        let shape = Shape { runtime: limits::MIXED_ROUND, rate, clients: 4, cold_object, cold_clients, warm: false };
-        Plan { name: name.into(), reading, objects, shape }
+        let shape = Shape { runtime, rate, clients: 4, cold_object, cold_clients, warm: false };
+        Plan { name: name.into(), reading, objects: cold_set / cold_object, shape }
     };
     let sendfile = plan("hot-beside-cold-sendfile", Reading::Sendfile);
     if quick {
@@ -43,12 +48,20 @@ pub fn plans(quick: bool) -> Vec<Plan> {
     vec![sendfile, plan("hot-beside-cold-threads", Reading::Threads), plan("hot-beside-cold-directio", Reading::Direct)]
 }
 
+/// More than fast disks read in a pass; shorter passes need less.
+fn cold_set(runtime: Duration) -> u64 {
+    let share = runtime.div_duration_f64(limits::MIXED_ROUND).clamp(0.1, 1.0);
+    (limits::MIXED_COLD_BYTES as f64 * share) as u64
+}
+
+/// The disk must have read as much as was streamed, but for what was under way at both ends.
+const COLD: f64 = 0.95;
 /// A larger share of a cold object in memory is worth a word.
 const RESIDENT_SAID: f64 = 0.05;
 
 impl super::Bench<'_> {
     pub(super) fn hot_beside_cold(&self, plan: &Plan, notes: &mut Vec<String>) -> anyhow::Result<Option<Case>> {
-        let shape = Shape { runtime: self.options.common.runtime().unwrap_or(plan.shape.runtime), ..plan.shape };
+        let shape = plan.shape;
         let folder = tempfile::Builder::new().prefix("mixed-").tempdir_in(self.scratch.path())?;
         let (root, data) = (folder.path().join("www"), folder.path().join("data"));
         fs::create_dir(&root)?;
@@ -58,17 +71,21 @@ impl super::Bench<'_> {
         }
         // One node at a time.
         self.node.take();
-        let node = Node::start(&self.program, folder.path(), &data)?;
+        let start = || Node::start(&self.program, folder.path(), &data);
+        let mut node = Some(start()?);
         let nginx = server::start(&self.nginx, folder.path(), &root, plan.reading, mixed::RANGE_BYTES.into())?;
         let hot = Arc::new(fs::read(root.join(&items[0].name))?);
-        let ours = Site::of_node(&node, &data, &items, |item| Ok(root.join(&item.name)))?;
-        let theirs = Site::of_files(&nginx, &root, &items)?;
-        same(&[&ours, &theirs], &root.join(&items[1].name))?;
-        let bench = |site| mixed::Bench::new(shape, Handle::current(), site, Arc::clone(&hot));
-        let (ours, theirs) = (bench(ours)?, bench(theirs)?);
+        let first = node.as_ref().context("the node runs")?;
+        let ours = Objects::of_node(first, &data, &items, |item| Ok(root.join(&item.name)))?;
+        let theirs = Objects::of_files(&root, &items)?;
+        let (our_site, their_site) =
+            (Site { peer: first.peer(), objects: &ours }, Site { peer: &nginx, objects: &theirs });
+        same(&[our_site, their_site], &root.join(&items[1].name))?;
 
         let [our_loads, their_loads] = [RefCell::new(Vec::new()), RefCell::new(Vec::new())];
-        let round = |bench: &mixed::Bench<'_>, loads: &RefCell<Vec<Load>>| {
+        let round = |site: Site<'_>, loads: &RefCell<Vec<Load>>| {
+            let bench = mixed::Bench::new(shape, Handle::current(), site, Arc::clone(&hot))?;
+            warm(site)?;
             let (pass, load) = bench.loaded()?;
             let run = run(&pass, &load);
             loads.borrow_mut().push(load);
@@ -80,7 +97,13 @@ impl super::Bench<'_> {
             theirs: plan.reading.name(),
             rounds: self.options.common.rounds(),
         };
-        let pairs = rounds::alternate(turns, || round(&ours, &our_loads), || round(&theirs, &their_loads))?;
+        let anew = || {
+            // It ends before the next one has its data.
+            node = None;
+            let node = node.insert(start()?);
+            round(Site { peer: node.peer(), objects: &ours }, &our_loads)
+        };
+        let pairs = rounds::alternate(turns, anew, || round(their_site, &their_loads))?;
         for (side, loads) in [("reelring", our_loads), (plan.reading.name(), their_loads)] {
             notes.extend(seen(&plan.name, side, &loads.into_inner()));
         }
@@ -101,7 +124,8 @@ pub fn note(plan: &Plan) -> String {
     let Shape { rate, clients, cold_clients, cold_object, .. } = plan.shape;
     format!(
         "hot-beside-cold: {clients} clients read ranges of {} KiB of an object of {} MiB, {rate} a second, while {cold_clients} \
-         stream a set of {} MiB in objects of {} MiB past an emptied page cache, as fast as they get it. Latencies are of the \
+         stream a set of {} MiB in objects of {} MiB past an emptied page cache, as fast as they get it; the node starts anew \
+         before each pass, and each pass goes on in the set where the one before it stopped. Latencies are of the \
          hot requests, from when each was due. Speed is that of the streams alone; CPU is the server's for both, per GB \
          streamed. Who streams less has an easier time with the hot requests: read both.",
         mixed::RANGE_BYTES >> 10,
@@ -112,12 +136,20 @@ pub fn note(plan: &Plan) -> String {
 }
 
 /// Whether both send the cold objects as they are; the hot one is compared whenever it is read.
-fn same(sites: &[&Site<'_>], file: &Path) -> anyhow::Result<()> {
+fn same(sites: &[Site<'_>], file: &Path) -> anyhow::Result<()> {
     let expected = node::digest_file(file)?;
     for site in sites {
-        let (addr, target) = (site.peer.address(), &site.cold[0].target);
+        let (addr, target) = (site.peer.address(), &site.objects.cold[0].target);
         let got = http::request(addr, "GET", target, &[], None)?.expect(200)?.digest()?;
         ensure!(got == expected, "http://{addr}{target} is not the file {}: {got:?}, {expected:?}", file.display());
+    }
+    Ok(())
+}
+
+/// Reads the hot object, twice: a node that has just started may let in what it reads a second time only.
+fn warm(site: Site<'_>) -> anyhow::Result<()> {
+    for _ in 0..2 {
+        http::request(site.peer.address(), "GET", &site.objects.hot.target, &[], None)?.expect(200)?.digest()?;
     }
     Ok(())
 }
@@ -148,16 +180,24 @@ fn seen(case: &str, side: &str, loads: &[Load]) -> Vec<String> {
     let mut notes = Vec::new();
     match median(&|load| Some(load.disk?.0)).zip(median(&|load| Some(load.disk?.1))) {
         Some((busy, read)) => {
+            let warm = if read < streamed * COLD { ": SOME OF IT CAME FROM MEMORY" } else { "" };
             let saturated = if busy < SATURATED { ": IT WAS NOT SATURATED" } else { "" };
             notes.push(format!(
                 "{case}, {side}: {streamed:.0} MiB/s streamed, {read:.0} MiB/s read by the disk, which was busy {:.0} % of the \
-                 time{saturated}",
+                 time{saturated}{warm}",
                 busy * 100.0
             ));
         }
         None => {
             notes.push(format!("{case}, {side}: the device of --dir is not in /proc/diskstats: nobody knows its load"))
         }
+    }
+    let times = loads.iter().map(|load| load.times).fold(0.0, f64::max);
+    if times > 1.0 {
+        notes.push(format!(
+            "{case}, {side}: the fastest pass read the set {times:.1} times, only the first of them cold to the server: a faster \
+             disk needs a larger set"
+        ));
     }
     let warm = median(&|load| Some(load.resident_at_start)).unwrap_or(0.0);
     if warm > RESIDENT_SAID {
@@ -175,12 +215,18 @@ mod tests {
 
     #[test]
     fn both_sides_are_asked_for_the_same() {
-        for quick in [false, true] {
-            let plans = plans(quick);
+        for (quick, runtime) in [(false, None), (false, Some(Duration::from_secs(1))), (true, None)] {
+            let plans = plans(quick, runtime);
             assert!(plans.iter().all(|plan| plan.name.starts_with("hot-beside-cold")));
             assert!(plans.windows(2).all(|pair| pair[0].shape == pair[1].shape && pair[0].reading != pair[1].reading));
             let streamed = plans[0].objects * plans[0].shape.cold_object;
             assert!(note(&plans[0]).contains(&format!("a set of {} MiB", streamed >> 20)));
         }
+    }
+
+    #[test]
+    fn the_set_follows_the_length_of_a_pass_and_has_an_end() {
+        let objects = |seconds| plans(false, Some(Duration::from_secs_f64(seconds)))[0].objects;
+        assert_eq!([0.01, 1.5, 3.0, 3600.0].map(objects), [25, 128, 256, 256]);
     }
 }

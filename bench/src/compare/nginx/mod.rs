@@ -24,6 +24,7 @@ use clap::{Args, ValueEnum};
 use self::server::Reading;
 use self::wrk::{Load, Outcome};
 use super::beside::{self, Beside};
+use super::congestion::Congestion;
 use super::node::{self, Node, http};
 use super::peer::{Peer, Program};
 use super::result::{Case, Run, Section, Side};
@@ -44,6 +45,9 @@ pub struct NginxArgs {
     /// Who asks: wrk, or a client that has the kernel drop what arrives
     #[arg(long, value_enum, default_value_t = Client::Wrk)]
     client: Client,
+    /// Whether both servers use the same congestion control
+    #[arg(long, value_enum, default_value_t = Congestion::Equal)]
+    pub congestion: Congestion,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -133,11 +137,14 @@ struct Bench<'a> {
 }
 
 pub fn compare(args: &NginxArgs) -> anyhow::Result<Section> {
-    let NginxArgs { beside: options, client } = args;
+    let NginxArgs { beside: options, client, .. } = args;
     let nginx = server::executable()?;
     let program = options.program()?;
     let quick = options.common.quick;
-    let steps = plans(quick).into_iter().map(Step::Wrk).chain(hot_cold::plans(quick).into_iter().map(Step::Mixed));
+    let steps = plans(quick)
+        .into_iter()
+        .map(Step::Wrk)
+        .chain(hot_cold::plans(quick, options.common.runtime()).into_iter().map(Step::Mixed));
     let steps = options.chosen(steps.collect(), Step::name)?;
     let loaded = steps.iter().any(|step| matches!(step, Step::Wrk(_)));
     let wrk = if loaded && *client == Client::Wrk { WRK.version()? } else { String::new() };

@@ -10,10 +10,10 @@ use std::net::{SocketAddr, TcpStream};
 use anyhow::{Context, bail, ensure};
 use rustix::fs::sendfile;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with, sockopt};
 use sha2::{Digest, Sha256};
 
-use crate::compare::stop;
+use crate::compare::{congestion, stop};
 use crate::limits;
 
 /// An answer whose body has not been read yet.
@@ -67,6 +67,21 @@ fn send(stream: &TcpStream, file: &File, length: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A connection that is not paced: where the system's congestion control is BBR, an upload would be as fast as its timers,
+/// whoever takes it. Chosen before connecting, because a connection that once paced always does.
+fn connect(addr: SocketAddr) -> anyhow::Result<TcpStream> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Where it is refused, both servers have the same slower client.
+    let _ = sockopt::set_tcp_congestion(&socket, congestion::UNPACED);
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(limits::HTTP_SILENCE))?;
+    // For connecting too.
+    stream.set_write_timeout(Some(limits::HTTP_SILENCE))?;
+    rustix::net::connect(&stream, &addr)?;
+    Ok(stream)
+}
+
 /// Connects and sends the head of a request.
 fn ask(
     addr: SocketAddr,
@@ -75,9 +90,7 @@ fn ask(
     headers: &[(&str, &str)],
     length: Option<u64>,
 ) -> anyhow::Result<TcpStream> {
-    let mut stream = TcpStream::connect_timeout(&addr, limits::HTTP_SILENCE)?;
-    stream.set_read_timeout(Some(limits::HTTP_SILENCE))?;
-    stream.set_write_timeout(Some(limits::HTTP_SILENCE))?;
+    let mut stream = connect(addr)?;
     // HTTP/1.0: the answer is never chunked, and its end is the end of the connection.
     let mut head = format!("{method} {path} HTTP/1.0\r\nHost: {addr}\r\n");
     for (name, value) in headers {
@@ -254,6 +267,14 @@ mod tests {
         let addr = answering(b"HTTP/1.1 507 Insufficient Storage\r\n\r\nno room");
         let error = request(addr, "GET", "/", &[], None).unwrap().expect(200).err().unwrap().to_string();
         assert_eq!(error, "answered 507 where 200 was expected: no room");
+    }
+
+    #[test]
+    fn a_connection_is_not_paced() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(sockopt::tcp_congestion(&stream).unwrap(), congestion::UNPACED);
+        assert_eq!(stream.write_timeout().unwrap(), Some(limits::HTTP_SILENCE));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 pub mod http;
 
 use std::fs::{self, File};
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -142,14 +142,10 @@ impl Node {
 
     /// Stores a file durably.
     pub fn put(&self, key: &str, file: &Path) -> anyhow::Result<()> {
-        let doing = || format!("storing {} as {key}", file.display());
-        let mut source = File::open(file).with_context(doing)?;
-        let length = source.metadata()?.len();
-        source.rewind()?;
-        let path = object(key);
-        let answer = http::request(self.addr, "PUT", &path, &[], Some((length, &mut source as &mut dyn Read)));
-        answer.and_then(|answer| answer.expect(201)).with_context(doing)?;
-        Ok(())
+        let source = File::open(file).map_err(anyhow::Error::from);
+        source
+            .and_then(|source| self.upload(key, &source))
+            .with_context(|| format!("storing {} as {key}", file.display()))
     }
 
     /// Stores a file durably, as a fast client does it.
