@@ -12,8 +12,8 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// A writer starts with a smaller batch, so that many slow uploads do not hold many large buffers.
 pub const BATCH_BYTES_FIRST: usize = BLOCK_BYTES;
 
-/// Batches of one writer on their way to the disk while it fills the next.
-pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
+/// Batches of one writer on their way to the disk while it fills the next and another is hashed.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 4;
 
 /// A batch is handed on at this age, full or not, and the next one is smaller: a sender that drips holds this little, and
 /// not a large buffer that others wait for.

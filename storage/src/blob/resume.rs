@@ -33,7 +33,7 @@ impl BlobWriter {
         volume.write_all(&file, &journal, 0).await?;
         volume.sync(&file).await?;
         volume.sync_directory(&volume.dir.join("partial")).await?;
-        let recorded = writer.hashes.mark();
+        let recorded = writer.hashes().mark();
         writer.journal = Some(JournalFile { file, bytes: journal.len() as u64, recorded });
         writer.files.armed = false;
         Ok(writer)

@@ -18,9 +18,10 @@ impl BlobWriter {
         // Otherwise an old write could land on a new one.
         self.drain().await?;
         let recorded = &self.journal.as_ref().expect("checked above").recorded;
-        self.hashes.go_back(recorded);
+        let length = recorded.length;
+        self.hashes.as_mut().expect("drained").go_back(recorded);
         self.abandoned_to = self.abandoned_to.max(self.submitted);
-        self.submitted = recorded.length;
+        self.submitted = length;
         if let Some(publisher) = &self.files.publisher {
             publisher.went_back(self.submitted);
         }

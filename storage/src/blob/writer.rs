@@ -1,7 +1,8 @@
 //! Writing a blob: batches, hashes, checkpoints, sealing.
 //!
-//! A writer owns the partial file, one batch being filled, and the receipts of up to two batches on
-//! their way to the disk. Buffers in flight belong to the engine, which returns them to the pool at
+//! A writer owns the partial file, one batch being filled, one being hashed, and the receipts of a few batches on
+//! their way to the disk. A full batch is hashed by another thread while the next one is filled; what a fast sender costs
+//! is then divided between two. Buffers in flight belong to the engine, which returns them to the pool at
 //! their completion: a writer that waits for a slow socket holds at most the batch it fills.
 //!
 //! Cancel: after a dropped `write` or `checkpoint` nobody knows how many bytes were taken, so the
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
+use tokio::task::JoinHandle;
 
 use super::direct::Way;
 use super::format::{Footer, Section, TRAILER_BYTES, block_count};
@@ -43,7 +45,9 @@ pub struct BlobWriter {
     file: Arc<NamedFile>,
     way: Way,
     pub(super) files: Files,
-    pub(super) hashes: Hashes,
+    /// Of what was submitted; away with the batch that is being hashed.
+    pub(super) hashes: Option<Hashes>,
+    hashing: Option<Hashing>,
     /// Bytes handed to the engine; where the batch being filled will go.
     pub(super) submitted: u64,
     /// Where the file may end because of bytes that were written and given up.
@@ -67,6 +71,12 @@ pub(super) struct Batch {
     buffer: Buffer,
     /// Where to stop filling, so that the batch ends with a block.
     limit: usize,
+}
+
+/// A full batch, on its way from the sender to the engine.
+struct Hashing {
+    bytes: u64,
+    job: JoinHandle<(Hashes, Buffer)>,
 }
 
 pub(super) struct JournalFile {
@@ -139,7 +149,8 @@ impl BlobWriter {
             files,
             submitted: hashes.length,
             abandoned_to: 0,
-            hashes,
+            hashes: Some(hashes),
+            hashing: None,
             unsynced: 0,
             allocated: 0,
             batch: None,
@@ -155,7 +166,7 @@ impl BlobWriter {
     pub(crate) fn announced_in(mut self, writing: &Arc<Writing>) -> BlobWriter {
         if let Some(key) = self.meta.key.clone() {
             let (writing, volume, meta) = (Arc::clone(writing), Arc::clone(&self.volume), self.meta.clone());
-            let publisher = Publisher::new(writing, key, self.id, meta, volume, &self.file, &self.hashes);
+            let publisher = Publisher::new(writing, key, self.id, meta, volume, &self.file, self.hashes());
             self.files.publisher = Some(publisher);
         }
         self
@@ -177,7 +188,8 @@ impl BlobWriter {
 
     /// Bytes taken so far.
     pub fn len(&self) -> u64 {
-        self.submitted + self.batch.as_ref().map_or(0, |batch| batch.buffer.len() as u64)
+        let filled = self.batch.as_ref().map_or(0, |batch| batch.buffer.len() as u64);
+        self.submitted + self.hashing.as_ref().map_or(0, |hashing| hashing.bytes) + filled
     }
 
     pub fn is_empty(&self) -> bool {
@@ -277,18 +289,19 @@ impl BlobWriter {
         self.drain().await?;
         self.sync().await?;
         self.unsynced = 0;
+        let hashes = self.hashes.as_ref().expect("drained");
         let journal = self.journal.as_mut().expect("checked above");
         let record = Record {
             durable: self.submitted,
-            new_block_crcs: &self.hashes.block_crcs[journal.recorded.blocks..],
-            tail_crc: self.hashes.tail_crc,
+            new_block_crcs: &hashes.block_crcs[journal.recorded.blocks..],
+            tail_crc: hashes.tail_crc,
             note: &note,
         }
         .encode();
         self.volume.write_all(&journal.file, &record, journal.bytes).await?;
         self.volume.sync(&journal.file).await?;
         journal.bytes += record.len() as u64;
-        journal.recorded = self.hashes.mark();
+        journal.recorded = hashes.mark();
         self.failed = false;
         Ok(self.submitted)
     }
@@ -348,13 +361,14 @@ impl BlobWriter {
 
     /// Submits what is left together with the footer, in one write if they fit.
     async fn write_tail(&mut self) -> Result<Tail> {
+        self.catch_up().await?;
         let batch = self.batch.take();
         if let Some(batch) = &batch {
-            self.hashes.update(batch.buffer.as_slice());
+            self.hashes_mut().update(batch.buffer.as_slice());
         }
-        let length = self.hashes.length;
+        let length = self.hashes().length;
         let landed = batch.as_ref().and_then(|_| self.under_way(self.submitted));
-        let (blake3, block_crcs) = self.hashes.finish();
+        let (blake3, block_crcs) = self.hashes_mut().finish();
         let mut sections = Vec::new();
         sections.extend(self.meta.key.clone().map(Section::Key));
         sections.extend(self.meta.content_type.clone().map(Section::ContentType));
@@ -375,6 +389,7 @@ impl BlobWriter {
 
     /// Submits the batch unless it is empty, or waits for the footer.
     async fn submit_some(&mut self) -> Result<()> {
+        self.catch_up().await?;
         match &self.batch {
             Some(batch) if batch.buffer.is_empty() => self.batch = None,
             Some(batch) if self.meta.length_hint != Some(self.len()) => {
@@ -387,13 +402,39 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Hashes the batch and hands it to the engine.
+    /// Sends the batch on its way: a full one by another thread, which hashes it meanwhile.
     async fn submit_batch(&mut self) -> Result<()> {
-        let Some(batch) = self.batch.take() else {
+        self.catch_up().await?;
+        let Some(Batch { buffer, .. }) = self.batch.take() else {
             return Ok(());
         };
-        self.hashes.update(batch.buffer.as_slice());
-        let length = batch.buffer.len() as u64;
+        if buffer.len() < BATCH_BYTES_MAX {
+            self.hashes_mut().update(buffer.as_slice());
+            return self.hand_to_engine(buffer).await;
+        }
+        let (bytes, mut hashes) = (buffer.len() as u64, self.hashes.take().expect("caught up"));
+        let job = self.volume.spawn(async move {
+            hashes.update(buffer.as_slice());
+            (hashes, buffer)
+        });
+        self.hashing = Some(Hashing { bytes, job });
+        Ok(())
+    }
+
+    /// Waits for the batch that is being hashed, and hands it to the engine.
+    async fn catch_up(&mut self) -> Result<()> {
+        let Some(hashing) = &mut self.hashing else { return Ok(()) };
+        // Borrowed, not taken: a cancelled wait leaves it where it is.
+        let hashed = (&mut hashing.job).await;
+        self.hashing = None;
+        let (hashes, buffer) = hashed.map_err(|_| Error::Closed)?;
+        self.hashes = Some(hashes);
+        self.hand_to_engine(buffer).await
+    }
+
+    /// Takes what was hashed last.
+    async fn hand_to_engine(&mut self, buffer: Buffer) -> Result<()> {
+        let length = buffer.len() as u64;
         // All but the batches that may be in flight have their blocks.
         self.files.room.allocated(self.submitted.saturating_sub((BATCHES_IN_FLIGHT_MAX * BATCH_BYTES_MAX) as u64));
         self.files.room.cover(self.submitted + length).inspect_err(|_| self.failed = true)?;
@@ -401,7 +442,7 @@ impl BlobWriter {
         self.way.choose(&self.volume, &self.file, &self.files.claim, known).await;
         let direct = self.way.direct(self.submitted, length);
         let (file, landed) = (direct.unwrap_or(&self.file), self.under_way(self.submitted));
-        let pending = self.volume.bridge.write_telling(file, batch.buffer, self.submitted, landed).await?;
+        let pending = self.volume.bridge.write_telling(file, buffer, self.submitted, landed).await?;
         self.in_flight.push_back(pending);
         self.handed_over = Instant::now();
         self.unsynced += if direct.is_some() { 0 } else { length };
@@ -411,7 +452,7 @@ impl BlobWriter {
 
     /// What tells the followers that the bytes from `start` to where the hashes have come are in the file.
     fn under_way(&self, start: u64) -> Option<Landed> {
-        self.files.publisher.as_ref().map(|publisher| publisher.under_way(start, &self.hashes))
+        self.files.publisher.as_ref().map(|publisher| publisher.under_way(start, self.hashes()))
     }
 
     /// A small file is synced together with others, a large one by itself.
@@ -433,7 +474,22 @@ impl BlobWriter {
         result.map_err(|error| self.volume.judge_write(error))
     }
 
+    /// Of all that was submitted.
+    ///
+    /// # Panics
+    ///
+    /// While a batch is being hashed.
+    pub(super) fn hashes(&self) -> &Hashes {
+        self.hashes.as_ref().expect("no batch is being hashed")
+    }
+
+    pub(super) fn hashes_mut(&mut self) -> &mut Hashes {
+        self.hashes.as_mut().expect("no batch is being hashed")
+    }
+
+    /// Everything submitted has landed; what is being hashed too.
     pub(super) async fn drain(&mut self) -> Result<()> {
+        self.catch_up().await?;
         while !self.in_flight.is_empty() {
             self.await_oldest().await?;
         }
@@ -468,9 +524,10 @@ impl BlobWriter {
     /// How much the next batch takes: small at first or when little is to come, and always so that
     /// it ends with a block.
     fn next_batch_bytes(&self) -> usize {
-        let full = if self.submitted == 0 { BATCH_BYTES_FIRST } else { BATCH_BYTES_MAX };
-        let aligned = full - (self.submitted % BLOCK_BYTES as u64) as usize;
-        match self.meta.length_hint.and_then(|hint| hint.checked_sub(self.submitted)) {
+        let at = self.len();
+        let full = if at == 0 { BATCH_BYTES_FIRST } else { BATCH_BYTES_MAX };
+        let aligned = full - (at % BLOCK_BYTES as u64) as usize;
+        match self.meta.length_hint.and_then(|hint| hint.checked_sub(at)) {
             Some(rest) if rest > 0 && rest < aligned as u64 => rest as usize,
             _ => aligned,
         }
