@@ -47,6 +47,8 @@ pub const HTTP_BODY_PAUSE: Duration = Duration::from_millis(250);
 /// What an upload must bring in each such stretch of time.
 pub const HTTP_UPLOAD_STRETCH: Duration = Duration::from_secs(60);
 pub const HTTP_UPLOAD_BYTES_MIN: u64 = 32 * KIB as u64;
+/// Threads that serve connections, one for each processor.
+pub const LANES_MAX: usize = 64;
 /// How long the reader of an object that is still being written waits for its next bytes.
 pub const HTTP_FOLLOW_STALL: Duration = Duration::from_secs(90);
 /// How much a closing connection takes of what the client still sends, how long, and the pause that ends it.

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 
 use axum::BoxError;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::Peer;
 use super::admission::{Admission, Counted, Requests, Seat};
+use super::lanes::Lanes;
 use super::linger::Linger;
 use super::metrics::SentBytes;
 use super::patience::Patience;
@@ -40,6 +42,7 @@ pub(super) struct Connections {
     tls: Option<Arc<Tls>>,
     graceful: GracefulShutdown,
     admission: Arc<Admission>,
+    lanes: Lanes,
 }
 
 #[derive(Clone)]
@@ -52,7 +55,7 @@ struct Shared {
 }
 
 impl Connections {
-    pub(super) fn new(node: &Arc<Node>, tls: Option<Arc<Tls>>) -> Self {
+    pub(super) fn new(node: &Arc<Node>, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let mut http1 = http1::Builder::new();
         http1
             .timer(TokioTimer::new())
@@ -67,7 +70,8 @@ impl Connections {
             sent: node.http_metrics().sent().clone(),
             closing: node.closing().clone(),
         };
-        Self { shared, tls, graceful: GracefulShutdown::new(), admission: Admission::of(node) }
+        let (graceful, admission) = (GracefulShutdown::new(), Admission::of(node));
+        Ok(Self { shared, tls, graceful, admission, lanes: Lanes::start()? })
     }
 
     /// Who may have a connection.
@@ -79,23 +83,37 @@ impl Connections {
     pub(super) fn serve(&self, stream: TcpStream, seat: Seat) {
         let _ = stream.set_nodelay(true);
         let (shared, watcher, requests) = (self.shared.clone(), self.graceful.watcher(), seat.requests());
-        match &self.tls {
-            Some(tls) => spawn(shared.encrypted(stream, tls.acceptor(), requests, watcher), seat, None),
-            None => {
-                let outgoing = Outgoing::by_file(shared.sent.clone());
-                let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
-                let visit = shared.visit(Peer::Stranger, outgoing, requests);
-                spawn(shared.http1(stream, visit, watcher), seat, None);
-            }
-        }
+        let (stream, acceptor) = (stream.into_std(), self.tls.as_ref().map(|tls| tls.acceptor()));
+        self.lanes.spawn(async move {
+            let connection = async {
+                let stream = TcpStream::from_std(stream?)?;
+                match acceptor {
+                    Some(acceptor) => shared.encrypted(stream, acceptor, requests, watcher).await,
+                    None => {
+                        let outgoing = Outgoing::by_file(shared.sent.clone());
+                        let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
+                        let visit = shared.visit(Peer::Stranger, outgoing, requests);
+                        shared.http1(stream, visit, watcher).await
+                    }
+                }
+            };
+            run(connection, seat).await;
+        });
     }
 
     /// Serves whoever owns the data directory.
     pub(super) fn serve_owner(&self, stream: UnixStream, permit: OwnedSemaphorePermit) {
         let (shared, watcher, seat) = (self.shared.clone(), self.graceful.watcher(), self.admission.admit_owner());
-        let stream = Patience::new(stream, seat.requests());
-        let visit = shared.visit(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), seat.requests());
-        spawn(shared.http1(stream, visit, watcher), seat, Some(permit));
+        let (stream, requests) = (stream.into_std(), seat.requests());
+        self.lanes.spawn(async move {
+            let connection = async {
+                let stream = Patience::new(UnixStream::from_std(stream?)?, requests.clone());
+                let visit = shared.visit(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), requests);
+                shared.http1(stream, visit, watcher).await
+            };
+            run(connection, seat).await;
+            drop(permit);
+        });
     }
 
     /// Waits until every request in progress is answered and its connection closed.
@@ -141,19 +159,12 @@ impl Shared {
 
 type Ended = Box<dyn std::error::Error + Send + Sync>;
 
-fn spawn(
-    connection: impl Future<Output = Result<(), Ended>> + Send + 'static,
-    seat: Seat,
-    permit: Option<OwnedSemaphorePermit>,
-) {
-    tokio::spawn(async move {
-        match seat.hold(connection).await {
-            Some(Ok(())) => {}
-            Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
-            None => tracing::debug!("an idle connection was closed to make room"),
-        }
-        drop(permit);
-    });
+async fn run(connection: impl Future<Output = Result<(), Ended>>, seat: Seat) {
+    match seat.hold(connection).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
+        None => tracing::debug!("an idle connection was closed to make room"),
+    }
 }
 
 /// Answers each request of a connection.

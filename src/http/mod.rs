@@ -21,6 +21,7 @@ mod health;
 mod http2;
 mod index;
 mod jobs;
+mod lanes;
 mod linger;
 mod metrics;
 mod multipart;

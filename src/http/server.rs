@@ -29,7 +29,7 @@ pub async fn serve(
     }
     let encrypts = tls.is_some();
     let scheme = if encrypts { "https://" } else { "" };
-    let connections = Arc::new(Connections::new(&node, tls));
+    let connections = Arc::new(Connections::new(&node, tls)?);
     let local = LocalSocket::bind(&node.config().data)
         .inspect_err(|error| tracing::warn!(%error, "http.sock cannot be made: commands beside this node need a token"))
         .map(|socket| tokio::spawn(socket.serve(connections.clone(), shutdown.clone())));

@@ -20,7 +20,7 @@ impl Uploads {
     /// Makes one object of the parts, in their order. Durable when it returns.
     pub async fn join(&self, asked: Creation, parts: Vec<UploadId>) -> Result<Status> {
         let inner = Arc::clone(&self.inner);
-        let join = self.inner.tasks.spawn(async move { inner.join(asked, parts).await });
+        let join = self.inner.spawn(async move { inner.join(asked, parts).await });
         match join.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -39,6 +39,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use reelring_storage::{BlobId, BlobMeta, Error as StorageError, Key, Store};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,9 +61,16 @@ struct Inner {
     desk: Desk,
     expiry: Duration,
     counts: Counts,
-    /// Appends and joins under way.
+    /// Appends and joins under way. They outlive the connection that began them, and so the threads it lived on.
     tasks: TaskTracker,
+    runtime: Handle,
     closing: CancellationToken,
+}
+
+impl Inner {
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.tasks.spawn_on(task, &self.runtime)
+    }
 }
 
 #[derive(Default)]
@@ -157,14 +166,14 @@ impl Uploads {
     /// Takes over the uploads an earlier run of the node left. When `closing` fires, appends keep what they have and end.
     pub fn open(store: Store, expiry: Duration, closing: CancellationToken) -> Uploads {
         let table = Table::new(store.catalog().clone());
-        let (desk, tasks) = (Desk::default(), TaskTracker::new());
+        let (desk, tasks, runtime) = (Desk::default(), TaskTracker::new(), Handle::current());
         let counts = Counts::default();
-        Uploads { inner: Arc::new(Inner { store, table, desk, expiry, counts, tasks, closing }) }
+        Uploads { inner: Arc::new(Inner { store, table, desk, expiry, counts, tasks, runtime, closing }) }
     }
 
     /// Starts the sweeper. Called once.
     pub fn run(&self) {
-        self.inner.tasks.spawn(expiry::sweep_regularly(Arc::clone(&self.inner)));
+        self.inner.spawn(expiry::sweep_regularly(Arc::clone(&self.inner)));
     }
 
     /// The partial files of unfinished uploads, which nobody else may discard.
@@ -258,7 +267,7 @@ impl Uploads {
     /// Gives an upload up. Of a complete one only the record goes: the object stays.
     pub async fn terminate(&self, id: UploadId) -> Result<()> {
         let inner = Arc::clone(&self.inner);
-        let ended = self.inner.tasks.spawn(async move { inner.terminate(id).await });
+        let ended = self.inner.spawn(async move { inner.terminate(id).await });
         ended.await.unwrap_or(Err(UploadError::Draining { kept: 0 }))
     }
 
