@@ -3,6 +3,7 @@
 //! A PUT is acknowledged when the blob, its directory and its catalog row are durable. If the client goes away before,
 //! the writer is dropped and its partial file removed.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Json;
@@ -19,6 +20,7 @@ use reelring_storage::{
     BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, Precondition, PutOutcome,
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::access::Grant;
 use super::blob::{self, Version, insert};
@@ -114,14 +116,18 @@ async fn receive(
     head: &mut Option<Vec<u8>>,
 ) -> Result<(), Problem> {
     let (mut body, mut pace) = (body, Pace::new());
+    // One timer for the whole body, put off with each piece: a new one for each wakes the thread that waits for events.
+    let mut pause = pin!(sleep(limits::HTTP_BODY_PAUSE));
     loop {
         writer.ready().await?;
-        let frame = match tokio::time::timeout(limits::HTTP_BODY_PAUSE, body.frame()).await {
-            Ok(frame) => frame,
-            Err(_) => {
+        pause.as_mut().reset(Instant::now() + limits::HTTP_BODY_PAUSE);
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            () = &mut pause => {
                 // Its memory is for others as long as it sends nothing; and who follows it sees all there is.
                 writer.hand_over().await?;
-                tokio::time::timeout(limits::HTTP_BODY_STALL, body.frame()).await.map_err(|_| {
+                timeout(limits::HTTP_BODY_STALL, body.frame()).await.map_err(|_| {
                     Problem::timeout(format!(
                         "no byte of {key} arrived for {} s after {} bytes; nothing was stored, send it again",
                         limits::HTTP_BODY_STALL.as_secs(),

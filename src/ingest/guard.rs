@@ -14,6 +14,7 @@ mod tls;
 
 use std::error::Error as StdError;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode, redirect};
 use tokio::sync::OnceCell;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
@@ -89,6 +91,8 @@ pub struct Response {
 pub struct Body {
     inner: reqwest::Response,
     stall: Duration,
+    /// Put off with each piece: a new timer for each wakes the thread that waits for events.
+    silence: Pin<Box<Sleep>>,
     url: String,
     cancel: CancellationToken,
     traffic: Arc<Counters>,
@@ -98,19 +102,21 @@ impl Body {
     /// The next piece, `None` at the end. A body that ends before its declared length is an error.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let broken = |reason| Error::Broken { url: self.url.clone(), reason };
+        self.silence.as_mut().reset(Instant::now() + self.stall);
         let chunk = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Error::Cancelled),
-            chunk = tokio::time::timeout(self.stall, self.inner.chunk()) => chunk,
+            chunk = self.inner.chunk() => Some(chunk),
+            () = &mut self.silence => None,
         };
         match chunk {
-            Ok(Ok(chunk)) => {
+            Some(Ok(chunk)) => {
                 let bytes = chunk.as_ref().map_or(0, Bytes::len) as u64;
                 self.traffic.bytes.fetch_add(bytes, Relaxed);
                 Ok(chunk)
             }
-            Ok(Err(error)) => Err(broken(format!("the body broke off: {}", innermost(&error)))),
-            Err(_) => Err(broken(format!("no byte for {} s", self.stall.as_secs_f32()))),
+            Some(Err(error)) => Err(broken(format!("the body broke off: {}", innermost(&error)))),
+            None => Err(broken(format!("no byte for {} s", self.stall.as_secs_f32()))),
         }
     }
 
@@ -224,6 +230,7 @@ impl Client {
                 let body = Body {
                     inner: answer,
                     stall: self.stall,
+                    silence: Box::pin(sleep(self.stall)),
                     url: shown(&url),
                     cancel: cancel.clone(),
                     traffic: self.traffic.clone(),

@@ -4,11 +4,12 @@
 //! checkpoints, and only then may a restart count on them; a checkpoint is due after so many bytes, or after some seconds
 //! with anything new, an idle origin included.
 
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reelring_storage::{BlobWriter, Error as StoreError};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::answer;
@@ -83,7 +84,9 @@ impl Held {
         cancel: &CancellationToken,
     ) -> Result<(), Fault> {
         self.saved_at = Instant::now();
-        while let Some(chunk) = self.next(body, cancel).await? {
+        // One timer for the whole body: a new one for each piece wakes the thread that waits for events.
+        let mut due = pin!(sleep(limits::FETCH_CHECKPOINT_EVERY));
+        while let Some(chunk) = self.next(body, due.as_mut(), cancel).await? {
             let Some(chunk) = self.look_at(chunk, false)? else { continue };
             self.append(chunk, end, meter).await?;
         }
@@ -115,7 +118,12 @@ impl Held {
     }
 
     /// The next piece, after room for it has been taken; saves what is there when the origin makes us wait.
-    async fn next(&mut self, body: &mut guard::Body, cancel: &CancellationToken) -> Result<Option<Bytes>, Fault> {
+    async fn next(
+        &mut self,
+        body: &mut guard::Body,
+        mut due: Pin<&mut Sleep>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<Bytes>, Fault> {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Fault::Final(Failure::cancelled().into())),
@@ -124,13 +132,14 @@ impl Held {
         if self.len() == self.durable {
             return Ok(body.next().await?);
         }
-        match timeout_at(self.saved_at + limits::FETCH_CHECKPOINT_EVERY, body.next()).await {
-            Ok(chunk) => Ok(chunk?),
-            Err(_) => {
-                self.save().await?;
-                Ok(body.next().await?)
-            }
+        due.as_mut().reset(self.saved_at + limits::FETCH_CHECKPOINT_EVERY);
+        tokio::select! {
+            biased;
+            chunk = body.next() => return Ok(chunk?),
+            () = due => {}
         }
+        self.save().await?;
+        Ok(body.next().await?)
     }
 
     /// Holds the first bytes back until there are enough to tell a page from a film.

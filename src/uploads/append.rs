@@ -17,11 +17,12 @@
 //!
 //! Cancel: the task does not notice that its caller has gone, only that no more pieces come.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use reelring_storage::{BlobWriter, Error as StorageError, Key};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::checksum::{Algorithm, Checksum, Digests};
 use super::desk::Turn;
@@ -60,7 +61,7 @@ impl Uploads {
     /// Appends what the feed brings. What is told is durable.
     pub async fn append(&self, id: UploadId, ask: Append, feed: Feed) -> Result<Appended> {
         let inner = Arc::clone(&self.inner);
-        let run = self.inner.tasks.spawn(async move { inner.append(id, ask, feed).await });
+        let run = self.inner.spawn(async move { inner.append(id, ask, feed).await });
         match run.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -310,6 +311,8 @@ impl Run<'_> {
         let (turn, closing) = (self.turn, &self.inner.closing);
         // Nothing is left to do until the next piece.
         let mut waits = false;
+        // One timer, put off with each piece: a new one for each wakes the thread that waits for events.
+        let mut alarm = pin!(sleep(limits::HTTP_BODY_PAUSE));
         loop {
             tokio::select! {
                 biased;
@@ -322,21 +325,17 @@ impl Run<'_> {
                 true => self.saved_at + limits::UPLOAD_CHECKPOINT_EVERY,
                 false => Instant::now() + limits::HTTP_BODY_PAUSE,
             };
-            let next = async {
-                match waits {
-                    true => Ok(feed.next().await),
-                    false => timeout_at(due, feed.next()).await,
-                }
-            };
+            alarm.as_mut().reset(due);
             let piece = tokio::select! {
                 biased;
                 () = turn.over() => return Ok(End::Preempted),
                 () = closing.cancelled() => return Ok(End::Draining),
-                piece = next => piece,
+                piece = feed.next() => Some(piece),
+                () = &mut alarm, if !waits => None,
             };
             match piece {
                 // The client makes us wait: what is there may as well be safe, and its memory is for others meanwhile.
-                Err(_) => {
+                None => {
                     match self.may_save() {
                         true => self.save().await?,
                         false => self.writer.hand_over().await?,
@@ -344,9 +343,9 @@ impl Run<'_> {
                     waits = true;
                     continue;
                 }
-                Ok(None) => return Ok(End::Cut),
-                Ok(Some(Piece::End(checksum))) => return Ok(End::Whole(checksum)),
-                Ok(Some(Piece::Data(data))) => {
+                Some(None) => return Ok(End::Cut),
+                Some(Some(Piece::End(checksum))) => return Ok(End::Whole(checksum)),
+                Some(Some(Piece::Data(data))) => {
                     let after = self.writer.len() + data.len() as u64;
                     if after > self.target.unwrap_or(limits::OBJECT_BYTES) {
                         return Ok(End::TooLong(after));

@@ -5,6 +5,7 @@ use std::pin::pin;
 use axum::body::Body;
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use super::answer;
 use super::checksum;
@@ -52,17 +53,24 @@ pub(super) async fn append(
 
 async fn pump(mut body: Body, sender: mpsc::Sender<Piece>) -> Moved {
     let (mut trailer, mut pace) = (None, Pace::new());
+    // One timer for the whole body, put off with each piece: a new one for each wakes the thread that waits for events.
+    let mut stall = pin!(sleep(limits::HTTP_BODY_STALL));
     loop {
         // A place first, then the socket: a slow disk slows the sender down.
         let Ok(place) = sender.reserve().await else { return Moved::Cut };
-        let frame = match tokio::time::timeout(limits::HTTP_BODY_STALL, body.frame()).await {
-            Err(_) => return Moved::Stalled,
-            Ok(None) => {
+        stall.as_mut().reset(Instant::now() + limits::HTTP_BODY_STALL);
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            () = &mut stall => return Moved::Stalled,
+        };
+        let frame = match frame {
+            None => {
                 place.send(Piece::End(trailer));
                 return Moved::Whole;
             }
-            Ok(Some(Err(_))) => return Moved::Cut,
-            Ok(Some(Ok(frame))) => frame,
+            Some(Err(_)) => return Moved::Cut,
+            Some(Ok(frame)) => frame,
         };
         match frame.into_data() {
             Ok(data) => {
