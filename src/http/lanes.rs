@@ -85,3 +85,41 @@ impl Drop for Leaving {
         self.0.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_spread_and_end_with_their_lanes() {
+        let lanes = Lanes::start().unwrap();
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut held = Vec::new();
+        for _ in 0..2 * lanes.lanes.len() {
+            let (hold, release) = oneshot::channel::<()>();
+            let tell = tell.clone();
+            lanes.spawn(async move {
+                // A timer, so that it is known to be one of this thread's runtime.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                tell.send(thread::current().id()).unwrap();
+                let _ = release.await;
+            });
+            held.push(hold);
+        }
+        let mut threads = Vec::new();
+        for _ in 0..held.len() {
+            threads.push(told.recv().await.unwrap());
+        }
+        for lane in &lanes.lanes {
+            let id = lane.thread.as_ref().unwrap().thread().id();
+            assert_eq!(threads.iter().filter(|thread| **thread == id).count(), 2);
+        }
+        drop(tell);
+        drop(lanes);
+        assert!(told.recv().await.is_none(), "nobody is left");
+    }
+}
