@@ -117,23 +117,8 @@ impl Publisher {
         Publisher { progress, writing }
     }
 
-    /// The bytes from `start` up to where `hashes` has come are handed to the engine; what is returned is to be called
-    /// when they have landed.
-    pub(super) fn under_way(&self, start: u64, hashes: &Hashes) -> Landed {
-        let end = hashes.length;
-        let mut state = self.progress.state();
-        if start < state.handed_over() {
-            state.go_back(start);
-        }
-        let known = state.block_crcs.len();
-        state.block_crcs.extend_from_slice(&hashes.block_crcs[known..]);
-        state.under_way.push_back(UnderWay { end, tail_crc: hashes.tail_crc, landed: false });
-        let (version, progress) = (state.version, Arc::downgrade(&self.progress));
-        Box::new(move || {
-            if let Some(progress) = progress.upgrade() {
-                progress.landed(version, end);
-            }
-        })
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// What came after `start` is given up; all of it has landed.
@@ -189,6 +174,25 @@ impl State {
 }
 
 impl Progress {
+    /// The bytes from `start` up to where `hashes` has come are handed to the engine; what is returned is to be called
+    /// when they have landed.
+    pub(super) fn under_way(self: &Arc<Self>, start: u64, hashes: &Hashes) -> Landed {
+        let end = hashes.length;
+        let mut state = self.state();
+        if start < state.handed_over() {
+            state.go_back(start);
+        }
+        let known = state.block_crcs.len();
+        state.block_crcs.extend_from_slice(&hashes.block_crcs[known..]);
+        state.under_way.push_back(UnderWay { end, tail_crc: hashes.tail_crc, landed: false });
+        let (version, progress) = (state.version, Arc::downgrade(self));
+        Box::new(move || {
+            if let Some(progress) = progress.upgrade() {
+                progress.landed(version, end);
+            }
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

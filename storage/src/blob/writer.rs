@@ -45,9 +45,9 @@ pub struct BlobWriter {
     file: Arc<NamedFile>,
     way: Way,
     pub(super) files: Files,
-    /// Of what was submitted; away with the batch that is being hashed.
+    /// Of what was submitted; away while a full batch is being hashed.
     pub(super) hashes: Option<Hashes>,
-    hashing: Option<Hashing>,
+    hashing: Option<JoinHandle<(Hashes, Result<Pending<()>>)>>,
     /// Bytes handed to the engine; where the batch being filled will go.
     pub(super) submitted: u64,
     /// Where the file may end because of bytes that were written and given up.
@@ -71,12 +71,6 @@ pub(super) struct Batch {
     buffer: Buffer,
     /// Where to stop filling, so that the batch ends with a block.
     limit: usize,
-}
-
-/// A full batch, on its way from the sender to the engine.
-struct Hashing {
-    bytes: u64,
-    job: JoinHandle<(Hashes, Buffer)>,
 }
 
 pub(super) struct JournalFile {
@@ -189,7 +183,7 @@ impl BlobWriter {
     /// Bytes taken so far.
     pub fn len(&self) -> u64 {
         let filled = self.batch.as_ref().map_or(0, |batch| batch.buffer.len() as u64);
-        self.submitted + self.hashing.as_ref().map_or(0, |hashing| hashing.bytes) + filled
+        self.submitted + filled
     }
 
     pub fn is_empty(&self) -> bool {
@@ -402,57 +396,55 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Sends the batch on its way: a full one by another thread, which hashes it meanwhile.
+    /// Sends the batch on its way: a full one by another thread, which hashes it and hands it to the engine.
     async fn submit_batch(&mut self) -> Result<()> {
         self.catch_up().await?;
         let Some(Batch { buffer, .. }) = self.batch.take() else {
             return Ok(());
         };
+        let (start, length) = (self.submitted, buffer.len() as u64);
+        // All but the batches that may be in flight have their blocks.
+        self.files.room.allocated(start.saturating_sub((BATCHES_IN_FLIGHT_MAX * BATCH_BYTES_MAX) as u64));
+        self.files.room.cover(start + length).inspect_err(|_| self.failed = true)?;
+        let known = self.meta.length_hint.unwrap_or(0).max(start + length);
+        self.way.choose(&self.volume, &self.file, &self.files.claim, known).await;
+        let direct = self.way.direct(start, length);
+        self.unsynced += if direct.is_some() { 0 } else { length };
+        let file = Arc::clone(direct.unwrap_or(&self.file));
+        self.submitted += length;
+        self.handed_over = Instant::now();
         if buffer.len() < BATCH_BYTES_MAX {
             self.hashes_mut().update(buffer.as_slice());
-            return self.hand_to_engine(buffer).await;
+            let landed = self.under_way(start);
+            let pending = self.volume.bridge.write_telling(&file, buffer, start, landed).await?;
+            self.in_flight.push_back(pending);
+            return Ok(());
         }
-        let (bytes, mut hashes) = (buffer.len() as u64, self.hashes.take().expect("caught up"));
-        let job = self.volume.spawn(async move {
+        let mut hashes = self.hashes.take().expect("caught up");
+        let (volume, progress) = (Arc::clone(&self.volume), self.files.publisher.as_ref().map(Publisher::progress));
+        self.hashing = Some(self.volume.spawn(async move {
             hashes.update(buffer.as_slice());
-            (hashes, buffer)
-        });
-        self.hashing = Some(Hashing { bytes, job });
+            let landed = progress.map(|progress| progress.under_way(start, &hashes));
+            (hashes, volume.bridge.write_telling(&file, buffer, start, landed).await)
+        }));
         Ok(())
     }
 
-    /// Waits for the batch that is being hashed, and hands it to the engine.
+    /// Waits until the batch that is being hashed has been handed to the engine.
     async fn catch_up(&mut self) -> Result<()> {
         let Some(hashing) = &mut self.hashing else { return Ok(()) };
         // Borrowed, not taken: a cancelled wait leaves it where it is.
-        let hashed = (&mut hashing.job).await;
+        let done = hashing.await;
         self.hashing = None;
-        let (hashes, buffer) = hashed.map_err(|_| Error::Closed)?;
+        let (hashes, pending) = done.map_err(|_| Error::Closed)?;
         self.hashes = Some(hashes);
-        self.hand_to_engine(buffer).await
-    }
-
-    /// Takes what was hashed last.
-    async fn hand_to_engine(&mut self, buffer: Buffer) -> Result<()> {
-        let length = buffer.len() as u64;
-        // All but the batches that may be in flight have their blocks.
-        self.files.room.allocated(self.submitted.saturating_sub((BATCHES_IN_FLIGHT_MAX * BATCH_BYTES_MAX) as u64));
-        self.files.room.cover(self.submitted + length).inspect_err(|_| self.failed = true)?;
-        let known = self.meta.length_hint.unwrap_or(0).max(self.submitted + length);
-        self.way.choose(&self.volume, &self.file, &self.files.claim, known).await;
-        let direct = self.way.direct(self.submitted, length);
-        let (file, landed) = (direct.unwrap_or(&self.file), self.under_way(self.submitted));
-        let pending = self.volume.bridge.write_telling(file, buffer, self.submitted, landed).await?;
-        self.in_flight.push_back(pending);
-        self.handed_over = Instant::now();
-        self.unsynced += if direct.is_some() { 0 } else { length };
-        self.submitted += length;
+        self.in_flight.push_back(pending?);
         Ok(())
     }
 
     /// What tells the followers that the bytes from `start` to where the hashes have come are in the file.
     fn under_way(&self, start: u64) -> Option<Landed> {
-        self.files.publisher.as_ref().map(|publisher| publisher.under_way(start, self.hashes()))
+        self.files.publisher.as_ref().map(|publisher| publisher.progress().under_way(start, self.hashes()))
     }
 
     /// A small file is synced together with others, a large one by itself.
