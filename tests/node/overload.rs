@@ -146,15 +146,10 @@ async fn idle_connections_make_room() {
     let took = begun.elapsed();
     served(&node, 2).await;
     // Within the grace of those who came last there may be no room yet: whoever is told so comes again.
-    let patience = Instant::now() + PATIENCE;
-    let answer = loop {
-        let answer = node.object("film").send().await.unwrap();
-        if answer.status() != 503 || Instant::now() > patience {
-            break answer;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    assert_eq!(answer.status(), 200, "and so is who was there before");
+    let answer = eventually("who was there before is served", PATIENCE, async || {
+        node.object("film").send().await.ok().filter(|answer| answer.status() == 200)
+    })
+    .await;
     assert!(answer.bytes().await.unwrap() == film);
     most = most.max(descriptors());
     let peak = process::peak_rss(node.pid());
