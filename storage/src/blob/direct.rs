@@ -170,9 +170,6 @@ mod tests {
 
     /// A volume that writes everything it can past the page cache; `None` where the file system does not take it.
     async fn volume(dir: &std::path::Path, engine: EngineChoice) -> Option<Arc<Volume>> {
-        for name in ["blobs", "partial"] {
-            std::fs::create_dir(dir.join(name)).unwrap();
-        }
         let volume = Volume::on(dir, Bridge::start(engine).unwrap());
         volume.direct.begin_at(0);
         std::fs::write(dir.join("probe"), b"").unwrap();

@@ -437,9 +437,6 @@ mod tests {
     async fn a_refusal_at_the_first_read_leads_through_the_page_cache() {
         for engine in [EngineChoice::Auto, EngineChoice::Threads] {
             let dir = tempfile::tempdir().unwrap();
-            for name in ["blobs", "partial"] {
-                std::fs::create_dir(dir.path().join(name)).unwrap();
-            }
             let volume = Volume::on(dir.path(), Bridge::start(engine).unwrap());
             let room = volume.room.reserve(0).unwrap();
             let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default(), room).await.unwrap();

@@ -556,7 +556,6 @@ mod tests {
     #[tokio::test]
     async fn a_sender_that_drips_holds_little_memory() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("partial")).unwrap();
         let volume = Volume::on(dir.path(), Bridge::start(EngineChoice::Threads).unwrap());
         let room = volume.room.reserve(0).unwrap();
         let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default(), room).await.unwrap();

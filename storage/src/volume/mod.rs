@@ -129,9 +129,12 @@ impl Volume {
         }
     }
 
-    /// One for a test, of no store.
+    /// One for a test, of no store, with the directories it needs.
     #[cfg(test)]
     pub(crate) fn on(dir: &Path, bridge: Bridge) -> Arc<Volume> {
+        for name in ["blobs", "partial"] {
+            std::fs::create_dir_all(dir.join(name)).unwrap();
+        }
         Arc::new(Volume::new(VolumeParts {
             number: 0,
             dir: dir.into(),
@@ -385,9 +388,6 @@ mod tests {
     async fn a_failed_sync_degrades_the_volume_for_good_and_reads_go_on() {
         for engine in [EngineChoice::Auto, EngineChoice::Threads] {
             let dir = tempfile::tempdir().unwrap();
-            for name in ["blobs", "partial"] {
-                std::fs::create_dir(dir.path().join(name)).unwrap();
-            }
             let volume = Volume::on(dir.path(), Bridge::start(engine).unwrap());
             let create = async || {
                 let room = volume.room.reserve(0)?;
