@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use reelring_storage::{Follower, Key};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::blob::insert;
@@ -126,19 +127,22 @@ fn body(
     closing: CancellationToken,
 ) -> impl Stream<Item = Result<Bytes, Broken>> + Send + 'static {
     let bytes = Box::pin(follower.stream(start, end));
-    futures_util::stream::try_unfold((bytes, key, closing), |(mut bytes, key, closing)| async move {
+    // One timer for the whole answer, put off with each piece, as for bodies that arrive.
+    let stall = Box::pin(sleep(limits::HTTP_FOLLOW_STALL));
+    futures_util::stream::try_unfold((bytes, stall, key, closing), |(mut bytes, mut stall, key, closing)| async move {
+        stall.as_mut().reset(Instant::now() + limits::HTTP_FOLLOW_STALL);
         let next = tokio::select! {
             biased;
             // What is there is sent, shutting down or not.
             next = bytes.next() => next.transpose().map_err(Broken::from),
             () = closing.cancelled() => Err(Broken::Draining),
-            () = tokio::time::sleep(limits::HTTP_FOLLOW_STALL) => Err(Broken::Stalled),
+            () = &mut stall => Err(Broken::Stalled),
         };
         let next =
             next.inspect_err(|error| tracing::info!(%key, %error, "an answer that followed its writer was cut short"))?;
         // Others have a turn after each chunk, as with stored bytes.
         tokio::task::yield_now().await;
-        Ok(next.map(|chunk| (chunk, (bytes, key, closing))))
+        Ok(next.map(|chunk| (chunk, (bytes, stall, key, closing))))
     })
 }
 
