@@ -45,10 +45,10 @@ impl FromStr for WebOrigin {
             return Ok(WebOrigin(ANY.into()));
         }
         let url = Url::parse(text).map_err(|_| error())?;
-        // Browsers know no pattern of names, and neither do we.
-        let bare =
-            !text.contains('*') && url.username().is_empty() && url.password().is_none() && url.query().is_none();
-        if !bare || url.fragment().is_some() || !matches!(url.path(), "" | "/") {
+        let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        // Browsers know no pattern of names, and neither do we, however it is spelled.
+        let pattern = text.contains('*') || url.host_str().is_some_and(|host| host.contains('*'));
+        if !bare || pattern || url.fragment().is_some() || !matches!(url.path(), "" | "/") {
             return Err(error());
         }
         match url.scheme() {
@@ -103,6 +103,7 @@ mod tests {
             ("https://example.org?x", None),
             ("https://user@example.org", None),
             ("https://*.example.org", None),
+            ("https://%2a.example.org", None),
             ("file:///tmp", None),
             ("", None),
         ] {
