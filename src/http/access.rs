@@ -131,7 +131,7 @@ pub(super) fn admit(node: &Node, peer: Peer, route: Option<&str>, request: &Part
         return Ok(Grant::Owner);
     }
     let Parts { method, uri, version, headers, .. } = request;
-    origin::check_one_host(*version, headers)?;
+    origin::check_one_meaning(*version, uri, headers)?;
     let need = Need::of(method, route, uri.path());
     let config = node.config();
     let surroundings = || {

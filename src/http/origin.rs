@@ -5,7 +5,7 @@
 //! pointed here (DNS rebinding) would count as the node's; and what changes something must not come from another site.
 //! Requests with a token of their own need neither: no page has it.
 
-use axum::http::{HeaderMap, Method, Uri, Version, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version, header};
 
 use super::problem::Problem;
 use crate::web_origin::WebOrigin;
@@ -63,21 +63,54 @@ fn cross_site(origin: &str) -> Problem {
     )
 }
 
-/// Refuses a request of HTTP/1 that says twice whom it is for, and one of HTTP/1.1 that does not say it (RFC 9112,
-/// section 3.2): a proxy in front may have read the other one.
-pub(super) fn check_one_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
-    let hosts = headers.get_all(header::HOST).iter().count();
-    let needed = usize::from(version == Version::HTTP_11);
-    if hosts == 1 || hosts == needed || version >= Version::HTTP_2 {
-        return Ok(());
+/// Refuses a request that two readers could read in two ways, and that the reader of messages has let through: a proxy in
+/// front may have read the other one.
+pub(super) fn check_one_meaning(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    if version >= Version::HTTP_2 {
+        return check_fields(uri, headers);
     }
-    Err(Problem::bad_request("host", format!("the request has {hosts} Host headers; send one")))
+    // One is needed since HTTP/1.1 (RFC 9112, section 3.2).
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts != 1 && hosts != usize::from(version == Version::HTTP_11) {
+        return Err(Problem::bad_request("host", format!("the request has {hosts} Host headers; send one")));
+    }
+    // Of other codings only the chunks would be taken off, and the rest stored (RFC 9112, section 6.1).
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(coding), _) => Err(Problem::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "transfer-coding",
+            format!(
+                "Transfer-Encoding {coding:?} is not spoken here; send the body in chunks alone, or with its length"
+            ),
+        )),
+    }
 }
 
-/// Host, or what stands for it in HTTP/2.
+/// What makes a request of HTTP/2 malformed and is not seen below: two names for the node (RFC 9113, section 8.3.1), a
+/// value with blanks at its ends (8.2.1).
+fn check_fields(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let name = |authority: &str| authority.strip_suffix(":443").unwrap_or(authority).to_ascii_lowercase();
+    let mut hosts = headers.get_all(header::HOST).iter();
+    if let Some(authority) = uri.authority()
+        && hosts.any(|host| host.to_str().map_or(true, |host| name(host) != name(authority.as_str())))
+    {
+        return Err(Problem::bad_request("host", "Host is not what :authority says; send one of them"));
+    }
+    match headers.iter().find(|(_, value)| value.as_bytes().trim_ascii().len() != value.len()) {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(Problem::bad_request("header", format!("{name} begins or ends with a blank; send it without")))
+        }
+    }
+}
+
+/// What the request line says or HTTP/2, else Host (RFC 9112, section 3.2.2).
 fn authority<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    let host = headers.get(header::HOST).map(|value| value.to_str().unwrap_or("?"));
-    host.or_else(|| uri.authority().map(|authority| authority.as_str())).filter(|host| !host.is_empty())
+    let host = || headers.get(header::HOST).map(|value| value.to_str().unwrap_or("?"));
+    uri.authority().map(|authority| authority.as_str()).or_else(host).filter(|host| !host.is_empty())
 }
 
 /// Without the port, and without the brackets of an IPv6 address.
@@ -122,6 +155,7 @@ mod tests {
         assert!(check_host(&Uri::from_static("/"), &HeaderMap::new(), &[]).is_ok());
         let two = Uri::from_static("https://evil.example/v1/objects");
         assert!(check_host(&two, &HeaderMap::new(), &[]).is_err(), "HTTP/2 has no Host");
+        assert!(check_host(&two, &headers(&[("host", "localhost")]), &[]).is_err(), "the whole address counts");
     }
 
     #[test]
@@ -129,11 +163,31 @@ mod tests {
         let check = |version, hosts: usize| {
             let mut headers = HeaderMap::new();
             (0..hosts).for_each(|_| _ = headers.append(header::HOST, "x".parse().unwrap()));
-            check_one_host(version, &headers).is_ok()
+            check_one_meaning(version, &Uri::from_static("/"), &headers).is_ok()
         };
         assert!(check(Version::HTTP_11, 1) && !check(Version::HTTP_11, 0) && !check(Version::HTTP_11, 2));
         assert!(check(Version::HTTP_10, 0) && check(Version::HTTP_10, 1) && !check(Version::HTTP_10, 2));
         assert!(check(Version::HTTP_2, 0));
+        let check = |authority: &'static str, more: &[(&'static str, &str)]| {
+            check_one_meaning(Version::HTTP_2, &Uri::from_static(authority), &headers(more)).is_ok()
+        };
+        assert!(check("https://a.example/", &[("host", "A.example:443")]));
+        assert!(!check("https://a.example/", &[("host", "b.example")]));
+        assert!(check("/", &[("host", "b.example"), ("x", "a b"), ("y", "")]));
+        assert!(!check("/", &[("x", "a ")]) && !check("/", &[("x", "\ta")]));
+    }
+
+    #[test]
+    fn a_body_is_chunked_and_nothing_else() {
+        let check = |codings: &[&str]| {
+            let mut all = headers(&[("host", "x")]);
+            codings.iter().for_each(|coding| _ = all.append(header::TRANSFER_ENCODING, coding.parse().unwrap()));
+            check_one_meaning(Version::HTTP_11, &Uri::from_static("/"), &all).is_ok()
+        };
+        assert!(check(&[]) && check(&["chunked"]) && check(&["Chunked"]));
+        for bad in [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked", "chunked"], &["identity"], &[""]] {
+            assert!(!check(bad), "{bad:?}");
+        }
     }
 
     #[test]

@@ -307,6 +307,13 @@ async fn what_is_unknown_is_passed_over_and_what_is_allowed_works() {
     let padded = [&[4][..], &get(), &[0; 4]].concat();
     line.send(&request(13, END_STREAM | END_HEADERS | PADDED, &padded)).await;
     assert_eq!(line.status(13).await, 200);
+    // What the HTTP below lets through: 8.2.1 a value with blanks around it, 8.3.1 two names for the node.
+    for (stream, extra) in [(15, literal("x", " a")), (17, literal("x", "a\t")), (19, literal("host", "evil.example"))] {
+        line.send(&request(stream, END_STREAM | END_HEADERS, &[get(), extra].concat())).await;
+        assert_eq!(line.status(stream).await, 400, "stream {stream}");
+    }
+    line.send(&request(21, END_STREAM | END_HEADERS, &[get(), literal("host", "localhost")].concat())).await;
+    assert_eq!(line.status(21).await, 200);
     let mut bad_preface = Line::open(&secure).await;
     bad_preface.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(bad_preface.refusal().await.is_none_or(|code| code == PROTOCOL));

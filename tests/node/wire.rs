@@ -140,6 +140,11 @@ async fn messages_with_two_meanings_are_refused() {
         ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
         ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
         ("PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n", 400),
+        // The chunks would be taken off, and what is left stored as it is.
+        (
+            "PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+            501,
+        ),
         (
             "PUT /v1/objects/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
             400,
@@ -168,6 +173,8 @@ async fn messages_with_two_meanings_are_refused() {
     let absolute =
         format!("GET http://{}/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", node.addr());
     assert_eq!(raw::exchange(node.addr(), absolute.as_bytes()).0, 200);
+    let foreign = "GET http://evil.example/v1/objects/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(raw::exchange(node.addr(), foreign.as_bytes()).0, 421, "Host counts for less than the address");
     for method in ["TRACE", "CONNECT", "PROPFIND", "get"] {
         let (status, answer) = raw::request(node.addr(), method, "/v1/objects/a", b"");
         assert_eq!(status, 405, "{method}: {answer}");
