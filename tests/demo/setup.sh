@@ -144,6 +144,20 @@ pip_install() {
     fi
 }
 
+# A program from crates.io, as its authors locked it: cargo_install PACKAGE VERSION BINARY.
+cargo_install() {
+    local folder=$tools/$3
+    [ ! -x "$folder/bin/$3" ] || return 0
+    say "cargo install $1@$2 under $folder"
+    cargo install --quiet --locked --root "$folder" --version "$2" "$1" </dev/null >"$tools/cargo.log" 2>&1 || {
+        tail -n 20 "$tools/cargo.log" >&2
+        fail "cargo could not install $1"
+    }
+}
+
+# Tests of HTTP/2 (RFC 9113) that are not ours.
+httpwg_version=0.2.5
+
 # A plotter of fio's JSON, for the test that shows it reads ours.
 fio_plot_version=1.1.21
 
@@ -204,6 +218,7 @@ fi
 if [ "$purpose" = test ]; then
     pip_install fio-plot "$fio_plot_version"
     install_tus_js
+    cargo_install httpwg-cli "$httpwg_version" httpwg
     pip_install tuspy "$tuspy_version"
 fi
 [ "$purpose" = bench ] || fetch_hls

@@ -20,6 +20,7 @@ mod fetch_restart;
 mod file_system;
 mod following;
 mod http2;
+mod http2_suite;
 mod idle;
 mod integrity;
 mod jobs;

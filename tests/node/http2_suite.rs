@@ -1,0 +1,76 @@
+//! The node under somebody else's tests of RFC 9113: `httpwg`, which follows h2spec's and the RFC's sections.
+//!
+//! It speaks HTTP/2 in the clear, which the node does not; a gate of this test puts TLS around each connection.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use crate::tls::Secure;
+use tokio::io::copy_bidirectional;
+use tokio::net::TcpListener;
+
+/// What the suite counts as a failure and the RFC allows, or leaves no other way to, by the end of the test's name.
+const ANSWERED_OTHERWISE: [&str; 6] = [
+    // Refused by an answer of 400 or 404, which 8.1.1 allows; the suite wants to see the stream reset.
+    "sends headers frame with leading space in field value",
+    "sends headers frame with trailing tab in field value",
+    "sends headers frame with mismatched host authority",
+    "sends connect without authority",
+    // Sent without END_HEADERS: it is refused when its block ends.
+    "client sends push promise frame",
+    // The answer, a 404, is complete before the trailer comes.
+    "sends headers frame with pseudo header in trailer",
+];
+/// 5.4: a generic code can always be used in place of a more specific one.
+const GENERIC: &str = "but got ProtocolError";
+/// It has one more, which gives up because it wants 200 for a POST of `/`, where a node has nothing.
+const TESTS: usize = 106;
+
+async fn gate(secure: Arc<Secure>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut plain, _)) = listener.accept().await {
+            let secure = secure.clone();
+            tokio::spawn(async move {
+                let mut encrypted = crate::http2::connect(&secure).await;
+                // Either side may break it off, and the suite does.
+                let _ = copy_bidirectional(&mut plain, &mut encrypted).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_of_others_finds_nothing_that_the_rfc_forbids() {
+    let secure = Arc::new(Secure::start("h2-suite").await);
+    let address = gate(secure.clone()).await;
+    let target = Path::new(env!("CARGO_BIN_EXE_reelring")).ancestors().nth(2).expect("target");
+    let mut suite = Command::new(target.join("tools/httpwg/bin/httpwg"));
+    suite.args(["--address", &address.to_string(), "--connect-timeout", "10000", "--frame-timeout", "5000"]);
+    // 16 MiB of buffers instead of 256.
+    suite.env_clear().env("BUFFET_NUM_BUFS", "4096").env("NO_COLOR", "1").stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || suite.output()).await.unwrap();
+    let output = output.expect("httpwg runs; tests/demo/setup.sh test installs it");
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+
+    let passed = said.matches("Test passed: ").count();
+    let failed: Vec<&str> = said.split("Test failed: ").skip(1).collect();
+    assert_eq!(passed + failed.len(), TESTS, "not every test has run: {said}");
+    let (mut generic, mut wrong) = (0, Vec::new());
+    for report in failed {
+        let mut lines = report.lines().filter(|line| !line.trim().is_empty());
+        let (name, reason) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        if reason.contains(GENERIC) {
+            generic += 1;
+        } else if !ANSWERED_OTHERWISE.iter().any(|known| name.ends_with(known)) {
+            wrong.push(format!("{name}: {reason}"));
+        }
+    }
+    eprintln!("{passed} of {TESTS} as the suite wants it, {generic} with a generic code");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(!secure.node.log().contains("panicked"), "{}", secure.node.log());
+}
