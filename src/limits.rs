@@ -36,6 +36,8 @@ pub const HTTP2_STREAMS: u32 = 64;
 pub const HTTP2_STREAM_WINDOW: u32 = 1 << 20;
 pub const HTTP2_CONNECTION_WINDOW: u32 = 4 << 20;
 pub const HTTP2_SEND_BUFFER: usize = 256 * KIB;
+/// What a stream is given at once, a frame: who comes for the next takes something, however slowly.
+pub const HTTP2_PIECE: usize = 16 * KIB;
 /// Streams reset before they are looked at, and for breaking the protocol; one more ends the connection.
 pub const HTTP2_RESETS: usize = 20;
 /// Connections of commands on the node's own machine, beside those above.

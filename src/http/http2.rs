@@ -181,7 +181,9 @@ where
         let (head, incoming) = request.into_parts();
         let kept = Kept(Arc::new(Mutex::new(incoming)));
         let answer = self.service.call(Request::from_parts(head, kept.clone()));
-        Box::pin(async move { Ok(answer.await?.map(|body| WatchedBody { body, turn, _request: kept })) })
+        Box::pin(
+            async move { Ok(answer.await?.map(|body| WatchedBody { body, rest: Bytes::new(), turn, _request: kept })) },
+        )
     }
 }
 
@@ -215,6 +217,8 @@ impl HttpBody for Kept {
 
 struct WatchedBody {
     body: Counted,
+    /// Of the last piece, what the client has not come round to.
+    rest: Bytes,
     turn: Turn,
     _request: Kept,
 }
@@ -224,17 +228,34 @@ impl HttpBody for WatchedBody {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.turn.pass(polled.is_pending());
-        polled
+        if self.rest.is_empty() {
+            let polled = Pin::new(&mut self.body).poll_frame(cx);
+            self.turn.pass(polled.is_pending());
+            match polled {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                other => return other,
+            }
+        } else {
+            self.turn.pass(false);
+        }
+        // Small enough that a slow client is seen to come for the next one.
+        let next = self.rest.len().min(limits::HTTP2_PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(next)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (rest, hint) = (self.rest.len() as u64, self.body.size_hint());
+        match hint.upper() {
+            Some(most) if most == hint.lower() => SizeHint::with_exact(most + rest),
+            _ => SizeHint::default(),
+        }
     }
 }
 

@@ -100,6 +100,11 @@ impl Pool {
         (self.units - self.budget.available_permits()) * UNIT
     }
 
+    /// True when what is left is meant for those who give it back at once.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.budget.available_permits() < self.units / 4
+    }
+
     /// True when little of the budget is left: others will wait, or do.
     pub(crate) fn is_short(&self) -> bool {
         self.budget.available_permits() < self.units / 8

@@ -35,6 +35,9 @@ pub const SMALL_READ_BYTES: usize = 32 * 1024;
 /// A stream's chunk, when the blob is read from the page cache or the disk alike.
 pub const STREAM_CHUNK_BYTES: usize = 512 * 1024;
 
+/// The same while memory is scarce: a copy that nobody waits for, however slowly it is taken.
+pub const SCARCE_CHUNK_BYTES: usize = 32 * 1024;
+
 /// The largest blob. Its table of block checksums then has 16 MiB.
 pub const BLOB_BYTES_MAX: u64 = 1 << 40;
 

@@ -424,6 +424,38 @@ async fn a_large_answer_that_nobody_takes_ends_its_connection() {
     serves(&secure).await;
 }
 
+/// As many streams as the settings allow, none of which is taken from: what waits for them must not be what others need.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_takes_from_hold_nobody_up() {
+    let secure = Secure::start("h2-unread").await;
+    let source = secure.folder.path().join("source");
+    std::fs::write(&source, vec![7; 64 << 20]).unwrap();
+    assert!(secure.curl(&["-T", source.to_str().unwrap(), &secure.url("/v1/objects/large")]).status.success());
+    let path = b"/v1/objects/large";
+    let get = [&[0x82, 0x87, 0x04, path.len() as u8][..], path, &[0x01, 9], b"localhost"].concat();
+    let mut lines = Vec::new();
+    for _ in 0..6 {
+        let mut line = Line::ready(&secure).await;
+        line.send(&setting(4, 1)).await;
+        for stream in (0..64u32).map(|at| at * 2 + 1) {
+            line.send(&request(stream, END_STREAM | END_HEADERS, &get)).await;
+        }
+        assert_eq!(line.status(1).await, 200);
+        lines.push(line);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for version in ["--http1.1", "--http2"] {
+        let begun = std::time::Instant::now();
+        let taken = secure.folder.path().join("taken");
+        let limits = ["-m", "25", version, "-o", taken.to_str().unwrap()];
+        let read = secure.curl(&[&limits[..], &[&secure.url("/v1/objects/large")]].concat());
+        assert!(read.status.success(), "{version}: {}", String::from_utf8_lossy(&read.stderr));
+        assert!(std::fs::read(&taken).unwrap() == std::fs::read(&source).unwrap());
+        eprintln!("{version}: 64 MiB in {:?} beside {} streams", begun.elapsed(), lines.len() * 64);
+    }
+    assert!(peak_rss(secure.node.pid()) < 384 << 20);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_idle_connections_and_lets_answers_finish() {
     let secure = Secure::start("h2-drain").await;

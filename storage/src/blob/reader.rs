@@ -18,7 +18,7 @@ use crate::bridge::{How, NamedFile};
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::limits::{BLOCK_BYTES, MAP_WINDOW_BYTES, READ_MAX, STREAM_CHUNK_BYTES};
+use crate::limits::{BLOCK_BYTES, MAP_WINDOW_BYTES, READ_MAX, SCARCE_CHUNK_BYTES, STREAM_CHUNK_BYTES};
 use crate::volume::{PAGE_BYTES, Volume};
 
 /// Reads one blob. Cheap to clone.
@@ -136,6 +136,9 @@ impl Cursor {
         if self.at >= self.end {
             return Ok(None);
         }
+        if self.ahead.is_none() && self.blob.volume.is_memory_scarce() {
+            return self.next_copied().await.map(Some);
+        }
         let range = self.chunk();
         let (bytes, from_disk) = match self.ahead.take() {
             Some(Ahead::Hot(bytes)) => (bytes, false),
@@ -161,6 +164,22 @@ impl Cursor {
         };
         self.at = range.end;
         Ok(Some(Chunk { bytes, from_disk }))
+    }
+
+    /// A small piece that holds nothing of the budgets.
+    async fn next_copied(&mut self) -> Result<Chunk> {
+        self.window = None;
+        let piece = SCARCE_CHUNK_BYTES as u64;
+        let range = self.at..((self.at / piece + 1) * piece).min(self.end);
+        let hot = self.blob.hot(&range, &mut None, 0)?;
+        let from_disk = hot.is_none();
+        let bytes = match hot {
+            Some(bytes) => bytes,
+            // Through the page cache: the pieces behind it are asked for next.
+            None => self.blob.cold(&range, Wanted::Later).await?.bytes,
+        };
+        self.at = range.end;
+        Ok(Chunk { bytes: Bytes::copy_from_slice(&bytes), from_disk })
     }
 
     fn look_ahead(&mut self) {
@@ -212,4 +231,44 @@ async fn read_exact(volume: &Volume, pool: &Pool, file: &Arc<NamedFile>, range: 
         at += found.len() as u64;
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::{BlobMeta, BlobWriter};
+    use crate::bridge::Bridge;
+    use crate::engine::EngineChoice;
+    use crate::limits::READ_BUDGET_BYTES;
+
+    /// Slow readers have taken what they may have: the others go on, in pieces that hold nothing.
+    #[tokio::test]
+    async fn while_memory_is_scarce_a_stream_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = Volume::on(dir.path(), Bridge::start(EngineChoice::Auto).unwrap());
+        let room = volume.room.reserve(0).unwrap();
+        let mut writer = BlobWriter::create(&volume, BlobId::new(), BlobMeta::default(), room).await.unwrap();
+        let data: Vec<u8> = (0..3u32 << 18).flat_map(u32::to_le_bytes).collect();
+        writer.write(data.clone().into()).await.unwrap();
+        let reader = BlobReader::open(&volume, writer.seal().await.unwrap().id).await.unwrap();
+
+        let mut held = Vec::new();
+        while !volume.is_memory_scarce() {
+            held.push(volume.read_pool.take(STREAM_CHUNK_BYTES).await);
+        }
+        let in_use = volume.read_pool.in_use();
+        assert!((READ_BUDGET_BYTES / 2..READ_BUDGET_BYTES).contains(&in_use), "{in_use}");
+        for cached in [false, true] {
+            if !cached {
+                rustix::fs::fadvise(reader.file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            }
+            let chunks: Vec<Chunk> = reader.chunks(1..reader.len()).try_collect().await.unwrap();
+            assert!(chunks.iter().all(|chunk| chunk.bytes.len() <= SCARCE_CHUNK_BYTES));
+            assert!(chunks.iter().flat_map(|chunk| chunk.bytes.iter()).eq(&data[1..]), "cached: {cached}");
+            assert_eq!(volume.read_pool.in_use(), in_use, "all of it is still held, and nothing of the budget");
+            assert_eq!(volume.map_budget.available_permits(), volume.map_pages);
+        }
+        drop((held, reader));
+        volume.settle().await;
+    }
 }

@@ -97,6 +97,12 @@ pub(crate) struct VolumeParts {
 pub(crate) const PAGE_BYTES: usize = 4096;
 
 impl Volume {
+    /// True when streams are to hold on to no more memory, buffers or maps. Those who take what they get slowly, by design or
+    /// not, may have three quarters of it; through the last one everybody else gets on.
+    pub(crate) fn is_memory_scarce(&self) -> bool {
+        self.read_pool.is_scarce() || self.map_budget.available_permits() < self.map_pages / 4
+    }
+
     /// Must be called within a tokio runtime.
     pub(crate) fn new(parts: VolumeParts) -> Volume {
         let VolumeParts { number, dir, takes_new, lock, bridge, health, room, claims, share } = parts;
