@@ -30,7 +30,7 @@ pub const DIRECT_BYTES_MIN: u64 = 64 * 1024 * 1024;
 pub const READ_MAX: usize = 1024 * 1024;
 
 /// Up to this, a hot read is copied instead of mapped: a map costs more than the copy.
-pub const SMALL_READ_BYTES: usize = 32 * 1024;
+pub const SMALL_READ_BYTES: usize = 64 * 1024;
 
 /// A stream's chunk, when the blob is read from the page cache or the disk alike.
 pub const STREAM_CHUNK_BYTES: usize = 512 * 1024;
