@@ -62,8 +62,6 @@ pub const HTTP_SEND_STALL: Duration = Duration::from_secs(30);
 /// The same while memory for reads is short, and how often it is looked at what the client takes.
 pub const HTTP_SEND_STALL_PRESSED: Duration = Duration::from_secs(10);
 pub const HTTP_SEND_LOOK: Duration = Duration::from_secs(5);
-/// How long pages that were found in memory are taken to be there.
-pub const RESIDENT_FOR: Duration = Duration::from_millis(5);
 /// Bytes of one `sendfile`, and of those in a row before others have a turn.
 pub const SEND_PIECE_BYTES: usize = 512 * KIB;
 pub const SEND_BURST_BYTES: usize = 2 * MIB;

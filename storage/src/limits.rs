@@ -38,6 +38,10 @@ pub const STREAM_CHUNK_BYTES: usize = 512 * 1024;
 /// The same while memory is scarce: a copy that nobody waits for, however slowly it is taken.
 pub const SCARCE_CHUNK_BYTES: usize = 32 * 1024;
 
+/// How far behind what it is asked for the kernel may read: twice the device's `read_ahead_kb` (128 by default, 8192 on some
+/// clouds' disks). What lies there and is not in memory has to be verified anew.
+pub const READ_AHEAD_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
 /// The largest blob. Its table of block checksums then has 16 MiB.
 pub const BLOB_BYTES_MAX: u64 = 1 << 40;
 

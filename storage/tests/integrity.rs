@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{collect, engines, files_below, flip_byte, open, pattern, put};
 use futures_util::StreamExt;
 use reelring_storage::{
-    BlobId, EngineChoice, Error, Key, ObjectRecord, Precondition, ScrubOptions, ScrubStatus, Store,
+    BlobId, EngineChoice, Error, Key, ObjectRecord, Precondition, ScrubOptions, ScrubStatus, Store, Wanted,
 };
 
 /// Bytes of the footer of an object with a short key and one block: enough to aim at it.
@@ -297,6 +297,36 @@ async fn what_rots_after_it_was_read_is_found_when_it_comes_from_the_disk_again(
         let (bytes, error) = read(&store, blob).await;
         assert!(data.starts_with(&bytes) && bytes.len() <= 4_500_000, "{} bytes were sent", bytes.len());
         assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
+        store.close().await.unwrap();
+    }
+}
+
+/// The same where what was read before had never been looked at: the kernel brings more than was asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rotted_and_came_along_with_its_neighbour_is_not_sent() {
+    for engine in engines() {
+        let dir = tempfile::tempdir().unwrap();
+        if is_tmpfs(dir.path()) {
+            return println!("skipped: on tmpfs nothing comes from a disk");
+        }
+        let store = open(dir.path(), engine).await;
+        let data = pattern(6_000_000);
+        let blob = put(&store, &key(0), &data).await.record.blob;
+        common::evict_from_page_cache(dir.path());
+        let region = store.open_blob(blob).await.unwrap().region(0..6_000_000).unwrap();
+        let chunk = 512 << 10;
+        let verified = 4 * chunk;
+        assert!(region.fetch(verified, Wanted::Later).await.unwrap().in_page_cache);
+        assert_eq!(region.sendable(verified, 1000).unwrap(), 1000);
+
+        flip_byte(&path_of(dir.path(), blob), verified + 500);
+        common::evict_from_page_cache(dir.path());
+        for n in 0..4 {
+            assert!(region.fetch(n * chunk, Wanted::Later).await.unwrap().in_page_cache);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(region.sendable(verified, 1000).unwrap(), 0, "of these pages the node has seen nothing");
+        drop(region);
         store.close().await.unwrap();
     }
 }

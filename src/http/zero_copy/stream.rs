@@ -21,8 +21,6 @@ pub(crate) struct SendStream {
     socket: TcpStream,
     outgoing: Outgoing,
     fetching: Fetching,
-    /// Up to where the file was found to be in memory and verified, and when.
-    found: Option<(u64, Instant)>,
     /// Sent since the task last waited or gave others a turn.
     burst: usize,
 }
@@ -53,7 +51,7 @@ struct Pause {
 
 impl SendStream {
     pub(crate) fn new(socket: TcpStream, outgoing: Outgoing) -> Self {
-        Self { socket, outgoing, fetching: Fetching::default(), found: None, burst: 0 }
+        Self { socket, outgoing, fetching: Fetching::default(), burst: 0 }
     }
 
     /// Writes what the socket takes at once. With `more` it waits for what follows, so that both travel together.
@@ -91,22 +89,10 @@ impl SendStream {
         self.burst += sent;
         self.fetching.pause.since = None;
         if at + sent as u64 == region.range().end {
-            self.found = None;
             self.fetching.end();
         }
         self.outgoing.sent(at + sent as u64);
         Poll::Ready(Ok(sent))
-    }
-
-    /// How much can be sent at once. What was found a moment ago is not asked for again: most pieces leave in several parts.
-    fn sendable(&mut self, region: &FileRegion, at: u64, len: usize) -> reelring_storage::Result<usize> {
-        let lately = self.found.filter(|(end, when)| *end > at && when.elapsed() < limits::RESIDENT_FOR);
-        if let Some((end, _)) = lately {
-            return Ok(len.min((end - at) as usize));
-        }
-        let piece = region.sendable(at, len.min(limits::SEND_PIECE_BYTES))?;
-        self.found = (piece > 0).then(|| (at + piece as u64, Instant::now()));
-        Ok(piece)
     }
 
     fn poll_piece(
@@ -121,7 +107,7 @@ impl SendStream {
             ready!(self.socket.poll_write_ready(cx))?;
             let in_hand = self.fetching.in_hand(at);
             if in_hand.as_ref().is_none_or(|(_, in_page_cache)| *in_page_cache) {
-                let piece = self.sendable(region, at, len).map_err(cut_short)?;
+                let piece = region.sendable(at, len.min(limits::SEND_PIECE_BYTES)).map_err(cut_short)?;
                 if piece > 0 {
                     self.fetching.in_hand = None;
                     // Somebody else brought it in. A fetch that nobody polls would keep what it was given meanwhile.

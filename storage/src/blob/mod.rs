@@ -15,6 +15,7 @@ mod journal;
 mod progress;
 mod reader;
 mod region;
+mod resident;
 mod resume;
 mod rewind;
 mod sealed;

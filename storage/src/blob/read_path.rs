@@ -2,7 +2,7 @@
 //!
 //! | state                                         | path                                              |
 //! |-----------------------------------------------|---------------------------------------------------|
-//! | resident (mincore), room in the map budget    | `Bytes` over the map, nothing copied              |
+//! | in memory (`resident`), room in the map budget | `Bytes` over the map, nothing copied             |
 //! | small, its blocks verified                    | `preadv2(RWF_NOWAIT)`: one call instead of a map  |
 //! | asked for the first time, nothing of it there | the engine, past the page cache                   |
 //! | anything else                                 | the engine, through the page cache                |
@@ -12,10 +12,11 @@
 //! the second time it comes through the page cache. A small part of a block goes there at once, for others will want the
 //! rest, and so do small blobs.
 //!
-//! A block is verified the first time this process reads it, on whatever path, and again whenever
-//! it comes from the disk. The kernel's read-ahead brings pages that nobody asked for, so the first
-//! page that is missing casts doubt on the whole blob: what is found in memory later is verified too. So a caller's thread takes no page fault that waits for a disk, except
-//! when the kernel evicts a page in the moment between mincore and its use.
+//! A block is verified the first time this process reads it, on whatever path, and again whenever it comes from the disk.
+//! The kernel's read-ahead brings pages that nobody asked for. So who reads through the page cache first takes away the
+//! marks of what may come along and is not in memory, and the first page that is found missing casts doubt on the whole
+//! blob: what is found in memory later is verified too. A caller's thread takes no page fault that waits for a disk,
+//! except when the kernel evicts a page in the moment between the question and its use.
 //!
 //! A map and its share of the budget live as long as the last `Bytes` made from it.
 
@@ -32,11 +33,12 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 use crate::blob::direct::DirectFile;
 use crate::blob::format::{Footer, block_range};
 use crate::blob::region::{Fetched, Wanted};
+use crate::blob::resident::{is_cached, present};
 use crate::bridge::{NamedFile, Pending};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::limits::{BLOCK_BYTES, SMALL_BLOB_BYTES, SMALL_READ_BYTES};
+use crate::limits::{BLOCK_BYTES, READ_AHEAD_BYTES_MAX, SMALL_BLOB_BYTES, SMALL_READ_BYTES};
 use crate::volume::{PAGE_BYTES, Volume};
 
 /// A blob file open for reading.
@@ -149,7 +151,7 @@ impl OpenBlob {
         self.check()?;
         let blocks = self.whole_blocks(range);
         if range.end - range.start <= SMALL_READ_BYTES as u64 && self.is_verified(&blocks) {
-            match self.copy_resident(range) {
+            match self.copy_resident(range)? {
                 Some(bytes) => return Ok(Some(bytes)),
                 None => self.doubt(),
             }
@@ -201,16 +203,17 @@ impl OpenBlob {
         let blocks = block_indices(&self.whole_blocks(&range));
         let trusted = blocks.take_while(|block| self.is_marked(*block)).last();
         let Some(trusted) = trusted else { return Ok(0) };
-        let end = range.end.min(block_range(trusted, self.footer.length).end);
-        let within = range.start as usize..end as usize;
-        let resident = resident_prefix(map, &within).map_err(|e| Error::io("mincore", &self.file().path, e))?;
-        if resident < within.len() {
-            self.doubt();
-        } else {
+        let range = range.start..range.end.min(block_range(trusted, self.footer.length).end);
+        let within = range.start as usize..range.end as usize;
+        if self.is_cached(&range)? {
             self.volume.reads_hot.fetch_add(1, Relaxed);
+            // Pages that are being read count as cached, but who reads them has taken the marks away before.
+            return Ok(if self.is_verified(&self.whole_blocks(&range)) { within.len() } else { 0 });
         }
-        // What was found before the doubt is as good as it was a moment ago.
-        Ok(resident)
+        let found = present(map, &within).map_err(|e| Error::io("mincore", &self.file().path, e))?;
+        let still = self.is_verified(&self.whole_blocks(&(range.start..range.start + found as u64)));
+        self.doubt();
+        Ok(if still { found } else { 0 })
     }
 
     /// Reads through the engine.
@@ -230,6 +233,7 @@ impl OpenBlob {
             }
             buffer = self.volume.read_pool.take(len).await;
         }
+        self.doubt_what_comes(&blocks);
         let buffer = self.volume.bridge.read(self.file(), buffer, blocks.start, len).await?;
         self.accept(buffer, &blocks, range, Way::Cached)
     }
@@ -245,6 +249,9 @@ impl OpenBlob {
         let buffer = self.volume.read_pool.try_take_spare(len)?;
         let direct = self.direct.get().and_then(Option::as_ref).filter(|_| may_go_past && !self.lets_in(&blocks));
         let (file, way) = direct.map_or((self.file(), Way::Cached), |direct| (&direct.file, Way::Direct));
+        if way == Way::Cached {
+            self.doubt_what_comes(&blocks);
+        }
         let pending = self.volume.bridge.try_read(file, buffer, blocks.start, len)?;
         Some(ColdRead { pending, blocks, range: range.clone(), way })
     }
@@ -276,7 +283,7 @@ impl OpenBlob {
     /// The beginning of these blocks is not in memory. Where there is more behind it, no harm is done.
     fn is_absent(&self, blocks: &Range<u64>) -> bool {
         let first = blocks.start as usize..(blocks.start as usize + 1);
-        self.whole_map().is_some_and(|map| resident_prefix(&map, &first).is_ok_and(|resident| resident == 0))
+        self.whole_map().is_some_and(|map| present(&map, &first).is_ok_and(|resident| resident == 0))
     }
 
     async fn direct(&self) -> Option<&DirectFile> {
@@ -317,7 +324,7 @@ impl OpenBlob {
     }
 
     fn is_marked(&self, block: u64) -> bool {
-        self.verified[(block / 64) as usize].load(Relaxed) & (1 << (block % 64)) != 0
+        self.verified[(block / 64) as usize].load(Acquire) & (1 << (block % 64)) != 0
     }
 
     /// Some page is not there (any more). Reading it will bring others along, unseen, by the kernel's read-ahead: whatever
@@ -326,9 +333,26 @@ impl OpenBlob {
         for word in &self.verified {
             // Looked at first, so that doubting twice costs no cache line.
             if word.load(Relaxed) != 0 {
-                word.store(0, Relaxed);
+                word.store(0, Release);
             }
         }
+    }
+
+    /// Blocks are about to be read through the page cache, and with them what the kernel reads ahead: what is not in memory
+    /// now is not to be trusted when it comes.
+    fn doubt_what_comes(&self, blocks: &Range<u64>) {
+        let end = (blocks.end + READ_AHEAD_BYTES_MAX).min(self.footer.length);
+        for block in block_indices(&(blocks.start..end)).filter(|block| self.is_marked(*block)) {
+            if !self.is_cached(&block_range(block, self.footer.length)).unwrap_or(false) {
+                self.verified[(block / 64) as usize].fetch_and(!(1 << (block % 64)), Release);
+            }
+        }
+    }
+
+    /// Whether no page is missing; some may still be on their way.
+    fn is_cached(&self, range: &Range<u64>) -> Result<bool> {
+        let failed = |e| Error::io("look at the page cache for", &self.file().path, e);
+        is_cached(&self.file().file, range, || self.whole_map()).map_err(failed)
     }
 
     fn whole_blocks(&self, range: &Range<u64>) -> Range<u64> {
@@ -337,7 +361,11 @@ impl OpenBlob {
     }
 
     /// Copies a small range without waiting; `None` when not all of it is in the page cache.
-    fn copy_resident(&self, range: &Range<u64>) -> Option<Bytes> {
+    fn copy_resident(&self, range: &Range<u64>) -> Result<Option<Bytes>> {
+        // Where something is missing, preadv2 would have the kernel begin to read it.
+        if !self.is_cached(range)? {
+            return Ok(None);
+        }
         let len = (range.end - range.start) as usize;
         let mut copy = vec![0; len];
         let read = rustix::io::preadv2(
@@ -347,10 +375,10 @@ impl OpenBlob {
             ReadWriteFlags::NOWAIT,
         );
         if read != Ok(len) {
-            return None;
+            return Ok(None);
         }
         self.volume.reads_hot.fetch_add(1, Relaxed);
-        Some(Bytes::from(copy))
+        Ok(Some(Bytes::from(copy)))
     }
 
     /// Maps a range, or returns `None` when the budget is spent.
@@ -396,32 +424,8 @@ impl Window {
 
     fn is_resident(&self, range: &Range<u64>) -> std::io::Result<bool> {
         let within = self.within(range);
-        Ok(resident_prefix(&self.map, &within)? == within.len())
+        Ok(present(&self.map, &within)? == within.len())
     }
-}
-
-/// How many bytes from the start of `within` are in memory, without a page between them that is not.
-fn resident_prefix(map: &Mmap, within: &Range<usize>) -> std::io::Result<usize> {
-    const PAGES: usize = 256;
-    let first = within.start / PAGE_BYTES * PAGE_BYTES;
-    let mut at = first;
-    while at < within.end {
-        let len = (within.end - at).min(PAGES * PAGE_BYTES);
-        let mut pages = [0u8; PAGES];
-        assert!(at + len <= map.len());
-        // SAFETY: `at..at + len` lies in the map (rounded up to its last page), and `pages` has one byte for each of
-        // its pages.
-        let result = unsafe { libc::mincore(map.as_ptr().add(at).cast_mut().cast(), len, pages.as_mut_ptr()) };
-        if result != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        let count = len.div_ceil(PAGE_BYTES);
-        if let Some(missing) = pages[..count].iter().position(|page| page & 1 == 0) {
-            return Ok((at + missing * PAGE_BYTES).saturating_sub(within.start));
-        }
-        at += len;
-    }
-    Ok(within.len())
 }
 
 #[cfg(test)]
