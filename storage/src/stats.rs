@@ -106,8 +106,9 @@ pub struct StoreStats {
     /// Bytes of buffers in use, and bytes mapped.
     pub buffer_bytes: u64,
     pub mapped_bytes: u64,
-    /// Blobs kept open for the next reader.
+    /// Blobs kept open for the next reader, and second descriptors of theirs, for reads past the page cache.
     pub open_blobs: u64,
+    pub open_direct: u64,
     pub volumes: Vec<VolumeStats>,
 }
 
@@ -240,6 +241,7 @@ impl Store {
                 ((v.map_pages - v.map_budget.available_permits().min(v.map_pages)) * PAGE_BYTES) as u64
             }),
             open_blobs: self.open_blobs(|open| open.len()) as u64,
+            open_direct: sum(|volume| volume.direct.open_files() as u64),
             volumes: of_volumes,
         }
     }

@@ -133,7 +133,8 @@ async fn drop_calls(dir: &Path, engine: EngineChoice) {
         let reader = store.open_blob(*film).await.unwrap();
         assert!(collect(reader.stream(0..u64::MAX)).await == pattern(FILM_BYTES));
     }
-    let kept = store.stats().open_blobs as usize + reelring_storage::limits::OPEN_DIRECTORIES_MAX;
+    let stats = store.stats();
+    let kept = (stats.open_blobs + stats.open_direct) as usize + reelring_storage::limits::OPEN_DIRECTORIES_MAX;
     assert!(descriptors() <= idle + kept, "{} descriptors, {idle} before, {kept} may be kept", descriptors());
     let stored = store.list_objects("", None, 10_000).await.unwrap().len();
     store.close().await.unwrap();

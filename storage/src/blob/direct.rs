@@ -31,6 +31,7 @@ pub(crate) struct Direct {
     reads: Refusal,
     /// Descriptors for reading that may still be opened.
     readers: Arc<Semaphore>,
+    readers_max: usize,
 }
 
 /// Whether the file system was found not to do it.
@@ -59,7 +60,13 @@ impl Direct {
             writes: Refusal::default(),
             reads: Refusal::default(),
             readers: Arc::new(Semaphore::new(readers)),
+            readers_max: readers,
         }
+    }
+
+    /// Descriptors that are open for reading.
+    pub(crate) fn open_files(&self) -> usize {
+        self.readers_max - self.readers.available_permits()
     }
 
     /// Blobs of that size on are written past the page cache.
