@@ -11,6 +11,8 @@ mod signature;
 mod token;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jiff::Timestamp;
@@ -27,6 +29,8 @@ use token::Secret;
 pub struct Access {
     path: PathBuf,
     tokens: RwLock<Arc<Vec<Token>>>,
+    /// Of those: whether any can be presented. Beside them, because every request asks.
+    presentable: AtomicBool,
     /// Held while the file is written, so that changes follow each other.
     changing: Mutex<()>,
 }
@@ -80,8 +84,10 @@ impl Access {
     /// Reads the tokens of a data directory, which may have none.
     pub fn open(data: &Path) -> Result<Access, AccessError> {
         let path = data.join(file::NAME);
-        let tokens = RwLock::new(Arc::new(file::read(&path)?));
-        Ok(Access { path, tokens, changing: Mutex::default() })
+        let access =
+            Access { tokens: RwLock::default(), presentable: AtomicBool::new(false), changing: Mutex::default(), path };
+        access.replace(file::read(&access.path)?);
+        Ok(access)
     }
 
     /// Reads the file again, for an administrator who put another in its place. What is wrong with it changes nothing.
@@ -95,7 +101,7 @@ impl Access {
 
     /// Whether any token can be presented. One that expired counts: its node is not meant to be open.
     pub fn has_tokens(&self) -> bool {
-        self.snapshot().iter().any(Token::has_bearer)
+        self.presentable.load(Acquire)
     }
 
     pub fn tokens(&self) -> Vec<Token> {
@@ -228,7 +234,9 @@ impl Access {
     }
 
     fn replace(&self, tokens: Vec<Token>) {
+        let presentable = tokens.iter().any(Token::has_bearer);
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
+        self.presentable.store(presentable, Release);
     }
 }
 

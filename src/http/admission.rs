@@ -90,6 +90,8 @@ struct Seats {
 /// What everybody may know of a connection.
 struct Occupant {
     client: Client,
+    /// The admission's: a request then shares nothing with those of other connections.
+    begun: Instant,
     requests: AtomicUsize,
     /// Bytes of an answer wait for the client.
     blocked: AtomicBool,
@@ -107,10 +109,7 @@ pub(super) struct Seat {
 }
 
 /// A request in progress, to the last byte of its answer.
-pub(super) struct InRequest {
-    admission: Arc<Admission>,
-    occupant: Arc<Occupant>,
-}
+pub(super) struct InRequest(Arc<Occupant>);
 
 impl Admission {
     fn new(
@@ -162,6 +161,7 @@ impl Admission {
     fn seat(self: &Arc<Self>, seats: &mut Seats, client: Client) -> Seat {
         let occupant = Arc::new(Occupant {
             client,
+            begun: self.begun,
             requests: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
             idle_since: AtomicI64::new(self.now()),
@@ -205,12 +205,16 @@ impl Admission {
     }
 
     fn now(&self) -> i64 {
-        self.begun.elapsed().as_millis() as i64
+        millis_since(self.begun)
     }
 
     fn seats(&self) -> MutexGuard<'_, Seats> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn millis_since(begun: Instant) -> i64 {
+    begun.elapsed().as_millis() as i64
 }
 
 /// Each connection needs a descriptor; so does everything else.
@@ -294,7 +298,7 @@ impl Requests {
     /// A request begins; it ends when what is returned is dropped.
     pub fn begin(&self) -> InRequest {
         self.occupant.requests.fetch_add(1, AcqRel);
-        InRequest { admission: self.admission.clone(), occupant: self.occupant.clone() }
+        InRequest(self.occupant.clone())
     }
 
     /// The client takes nothing now, or takes something again.
@@ -340,8 +344,8 @@ impl HttpBody for Counted {
 
 impl Drop for InRequest {
     fn drop(&mut self) {
-        self.occupant.idle_since.store(self.admission.now(), Relaxed);
-        self.occupant.requests.fetch_sub(1, AcqRel);
+        self.0.idle_since.store(millis_since(self.0.begun), Relaxed);
+        self.0.requests.fetch_sub(1, AcqRel);
     }
 }
 

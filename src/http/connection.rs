@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::Peer;
 use super::admission::{Admission, Counted, Requests, Seat};
+use super::head_timer::HeadTimer;
 use super::lanes::Lanes;
 use super::linger::Linger;
 use super::metrics::SentBytes;
@@ -58,7 +59,6 @@ impl Connections {
     pub(super) fn new(node: &Arc<Node>, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let mut http1 = http1::Builder::new();
         http1
-            .timer(TokioTimer::new())
             .header_read_timeout(limits::HTTP_HEADER_TIMEOUT)
             .max_buf_size(limits::HTTP_HEADER_BYTES)
             // A client that has sent its request may close its side and wait for the answer.
@@ -123,11 +123,12 @@ impl Connections {
 }
 
 impl Shared {
-    async fn http1<S>(self, stream: S, visit: Visit, watcher: Watcher) -> Result<(), Ended>
+    async fn http1<S>(mut self, stream: S, visit: Visit, watcher: Watcher) -> Result<(), Ended>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stream = TokioIo::new(Linger::new(stream));
+        self.http1.timer(HeadTimer::new());
         Ok(watcher.watch(self.http1.serve_connection(stream, service::<Incoming>(visit))).await?)
     }
 

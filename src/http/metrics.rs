@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -51,6 +51,34 @@ struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
     route: &'static str,
+}
+
+/// What is counted of one method of one route, whose labels are looked up once for all requests.
+pub(super) struct Tally {
+    method: Method,
+    route: &'static str,
+    seconds: OnceLock<Histogram>,
+    /// Of answers with the whole, and with a part.
+    whole: OnceLock<Counter>,
+    part: OnceLock<Counter>,
+}
+
+impl Tally {
+    pub(super) const fn new(method: Method, route: &'static str) -> Self {
+        Self { method, route, seconds: OnceLock::new(), whole: OnceLock::new(), part: OnceLock::new() }
+    }
+
+    pub(super) fn answered(&self, metrics: &HttpMetrics, status: StatusCode, took: Duration) {
+        let counter = match status {
+            StatusCode::OK => &self.whole,
+            StatusCode::PARTIAL_CONTENT => &self.part,
+            _ => return metrics.answered(&self.method, self.route, status, took),
+        };
+        let answer = || Answer { method: label(&self.method), route: self.route, status: status.as_u16() };
+        counter.get_or_init(|| metrics.requests.get_or_create_owned(&answer())).inc();
+        let seconds = || metrics.seconds.get_or_create_owned(&Route { route: self.route });
+        self.seconds.get_or_init(seconds).observe(took.as_secs_f64());
+    }
 }
 
 /// What is counted of connections.
@@ -103,15 +131,7 @@ impl HttpMetrics {
 
     /// `route` is the router's pattern, so the number of label values is bounded whatever clients ask for.
     pub(super) fn answered(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
-        let method = match *method {
-            Method::GET => "GET",
-            Method::HEAD => "HEAD",
-            Method::PUT => "PUT",
-            Method::POST => "POST",
-            Method::PATCH => "PATCH",
-            Method::DELETE => "DELETE",
-            _ => "other",
-        };
+        let method = label(method);
         let route = self.lasting(route);
         self.requests.get_or_create(&Answer { method, route, status: status.as_u16() }).inc();
         self.seconds.get_or_create(&Route { route }).observe(took.as_secs_f64());
@@ -131,6 +151,18 @@ impl HttpMetrics {
                 new
             }
         }
+    }
+}
+
+fn label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
     }
 }
 

@@ -17,6 +17,7 @@ mod events;
 mod following;
 #[cfg(test)]
 mod fuzz;
+mod head_timer;
 mod health;
 mod http2;
 mod index;

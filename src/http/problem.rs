@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::HttpBody as _;
@@ -213,7 +213,9 @@ pub(super) async fn observe(State(node): State<Arc<Node>>, request: Request, nex
         Some(answer) => answer,
         None => next.run(Request::from_parts(request, body)).await,
     };
-    observed.end(&node, &method, uri.path(), route.as_ref().map(MatchedPath::as_str), answer)
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    let count = |status, took| node.http_metrics().answered(&method, route, status, took);
+    observed.end(&method, uri.path(), answer, count)
 }
 
 /// A request under way: its id, its measure, and who may read the answer.
@@ -238,14 +240,13 @@ impl Observed {
         (Self { begun: Instant::now(), id: request_id(), readers, with_body }, answer)
     }
 
-    /// Writes a problem out, says what every answer says, counts and times the request. `route` is the router's pattern.
+    /// Writes a problem out, says what every answer says, and has the request counted with the time it took.
     pub fn end(
         self,
-        node: &Node,
         method: &Method,
         path: &str,
-        route: Option<&str>,
         mut response: Response,
+        count: impl FnOnce(StatusCode, Duration),
     ) -> Response {
         let Self { begun, id, readers, with_body } = self;
         let id_text = id.to_str().unwrap_or_default();
@@ -264,7 +265,7 @@ impl Observed {
         caching::by_default(response.headers_mut());
         readers.mark(response.headers_mut());
         let took = begun.elapsed();
-        node.http_metrics().answered(method, route.unwrap_or("unmatched"), response.status(), took);
+        count(response.status(), took);
         tracing::debug!(id = id_text, %method, path, status = response.status().as_u16(), ?took, "answered");
         response.headers_mut().insert("x-request-id", id);
         response

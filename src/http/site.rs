@@ -18,6 +18,7 @@ use hyper_util::service::TowerToHyperService;
 
 use super::access::{self, Peer};
 use super::admission::Requests;
+use super::metrics::Tally;
 use super::objects;
 use super::problem::Observed;
 use super::zero_copy::Outgoing;
@@ -28,11 +29,13 @@ use crate::node::Node;
 pub(super) struct Site {
     node: Arc<Node>,
     router: TowerToHyperService<Router>,
+    reads: Tally,
 }
 
 impl Site {
     pub fn new(node: &Arc<Node>) -> Self {
-        Self { node: node.clone(), router: TowerToHyperService::new(super::guarded_router(node.clone())) }
+        let router = TowerToHyperService::new(super::guarded_router(node.clone()));
+        Self { node: node.clone(), router, reads: Tally::new(Method::GET, objects::ROUTE) }
     }
 }
 
@@ -63,11 +66,11 @@ impl Visit {
 
     /// As `problem::observe`, `access::guard` and `objects::read` one around the other.
     async fn read(&self, request: &Parts, with_body: bool) -> Response {
-        let (node, route) = (&self.site.node, Some(objects::ROUTE));
+        let Site { node, reads, .. } = &*self.site;
         let (observed, answer) = Observed::begin(node, request, with_body);
         let answer = match answer {
             Some(answer) => answer,
-            None => match access::admit(node, self.peer, route, request) {
+            None => match access::admit(node, self.peer, Some(objects::ROUTE), request) {
                 Err(problem) => problem.into_response(),
                 Ok(grant) => {
                     let mut answer = objects::send(node, request, Some(&self.outgoing)).await.into_response();
@@ -76,7 +79,8 @@ impl Visit {
                 }
             },
         };
-        observed.end(node, &request.method, request.uri.path(), route, answer)
+        let count = |status, took| reads.answered(node.http_metrics(), status, took);
+        observed.end(&request.method, request.uri.path(), answer, count)
     }
 }
 
