@@ -192,7 +192,8 @@ pub(super) async fn send(node: &Arc<Node>, request: &Parts, outgoing: Option<&Ou
         }
     }
     if key.as_str().ends_with('/') {
-        return folder(node, key.as_str(), request).await;
+        // Boxed: what few need makes the future of all no larger.
+        return Box::pin(folder(node, key.as_str(), request)).await;
     }
     Err(no_object(&key))
 }
@@ -225,9 +226,9 @@ const REPLACEMENTS: usize = 8;
 
 /// The object and its blob, if there is one. A replacement between the two look-ups removes the blob: then the new object
 /// counts.
-async fn open(node: &Node, key: &Key) -> Result<Option<(ObjectRecord, BlobReader)>, Problem> {
+async fn open(node: &Node, key: &Key) -> Result<Option<(Arc<ObjectRecord>, BlobReader)>, Problem> {
     for _ in 0..REPLACEMENTS {
-        let Some(object) = node.store().object(key).await? else { return Ok(None) };
+        let Some(object) = node.store().shared_object(key).await? else { return Ok(None) };
         match node.store().open_blob(object.blob).await {
             Ok(blob) => return Ok(Some((object, blob))),
             Err(StorageError::NoBlob(_)) => continue,

@@ -247,15 +247,20 @@ impl Store {
     }
 
     pub async fn object(&self, key: &Key) -> Result<Option<ObjectRecord>> {
+        Ok(self.shared_object(key).await?.map(Arc::unwrap_or_clone))
+    }
+
+    /// As `object`, for those who ask so often that a copy of the record would cost them something.
+    pub async fn shared_object(&self, key: &Key) -> Result<Option<Arc<ObjectRecord>>> {
         self.check_open()?;
         let missed = match self.inner.recent.get(key) {
-            Ok(record) => return Ok(Some(Arc::unwrap_or_clone(record))),
+            Ok(record) => return Ok(Some(record)),
             Err(missed) => missed,
         };
         let key = key.clone();
-        let found = self.inner.catalog.read(move |connection| objects::get(connection, &key)).await?;
+        let found = self.inner.catalog.read(move |connection| objects::get(connection, &key)).await?.map(Arc::new);
         if let Some(record) = &found {
-            self.inner.recent.put(&missed, Arc::new(record.clone()));
+            self.inner.recent.put(&missed, Arc::clone(record));
         }
         Ok(found)
     }

@@ -27,7 +27,8 @@ impl Store {
             return Ok(reader);
         }
         let volume = self.volume_with(id).await?;
-        let reader = BlobReader::open(volume, id).await.map_err(|error| not_opened(volume, error))?;
+        // Boxed: whoever finds it open moves no room for this about.
+        let reader = Box::pin(BlobReader::open(volume, id)).await.map_err(|error| not_opened(volume, error))?;
         let evicted = self.open_blobs(|open| open.put(reader.clone()));
         drop(evicted);
         // Removed while it was being opened: `unlink_blobs` may have looked before it was there.
