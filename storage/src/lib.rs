@@ -37,7 +37,9 @@ mod store;
 mod volume;
 
 pub use blob::format::{Footer, Section};
-pub use blob::{BlobMeta, BlobReader, BlobWriter, Chunk, Fetch, Fetched, FileRegion, Follower, SealedBlob, Wanted};
+pub use blob::{
+    Arrival, BlobMeta, BlobReader, BlobWriter, Chunk, Fetch, Fetched, FileRegion, Follower, SealedBlob, Wanted,
+};
 pub use bridge::{Bridge, How, NamedFile, Pending};
 pub use buffer::{Buffer, Pool};
 pub use catalog::Catalog;

@@ -15,6 +15,7 @@
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub(super) use stream::SendStream;
 

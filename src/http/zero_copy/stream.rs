@@ -2,18 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use reelring_storage::{Fetch, Fetched, FileRegion, Wanted};
+use reelring_storage::{Arrival, Fetch, Fetched, FileRegion, Wanted};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::Outgoing;
+use super::turn::{Turn, give_way};
 use crate::limits;
 
 /// A TCP stream that sends files.
@@ -23,6 +24,8 @@ pub(crate) struct SendStream {
     fetching: Fetching,
     /// Sent since the task last waited or gave others a turn.
     burst: usize,
+    /// To check and to copy what comes from a disk.
+    turn: Turn,
 }
 
 /// The chunks of the region in front that come from the disk.
@@ -31,6 +34,8 @@ struct Fetching {
     now: Option<Fetch>,
     /// The chunk behind it, begun early.
     ahead: Option<Fetch>,
+    /// What has come and is not verified yet: that waits for its turn.
+    arrived: Option<Arrival>,
     /// What was fetched past the page cache, or pushed out of it before it could be sent: it is sent from here.
     in_hand: Option<(u64, Fetched)>,
     pause: Pause,
@@ -51,7 +56,7 @@ struct Pause {
 
 impl SendStream {
     pub(crate) fn new(socket: TcpStream, outgoing: Outgoing) -> Self {
-        Self { socket, outgoing, fetching: Fetching::default(), burst: 0 }
+        Self { socket, outgoing, fetching: Fetching::default(), burst: 0, turn: Turn::default() }
     }
 
     /// Writes what the socket takes at once. With `more` it waits for what follows, so that both travel together.
@@ -81,12 +86,13 @@ impl SendStream {
         let sent = match self.poll_piece(cx, region, at, len) {
             Poll::Pending => {
                 self.burst = 0;
-                self.fetching.settle(cx);
+                if !self.turn.is_waiting() {
+                    self.fetching.settle(cx);
+                }
                 return Poll::Pending;
             }
             Poll::Ready(sent) => sent?,
         };
-        self.burst += sent;
         self.fetching.pause.since = None;
         if at + sent as u64 == region.range().end {
             self.fetching.end();
@@ -104,41 +110,56 @@ impl SendStream {
     ) -> Poll<io::Result<usize>> {
         loop {
             // Asked first: as long as the socket is full nobody needs to know what is in memory.
-            ready!(self.socket.poll_write_ready(cx))?;
+            if self.socket.poll_write_ready(cx)?.is_pending() {
+                self.turn.leave();
+                return Poll::Pending;
+            }
             let in_hand = self.fetching.in_hand(at);
             if in_hand.as_ref().is_none_or(|(_, in_page_cache)| *in_page_cache) {
                 let piece = region.sendable(at, len.min(limits::SEND_PIECE_BYTES)).map_err(cut_short)?;
                 if piece > 0 {
+                    self.turn.leave();
                     self.fetching.in_hand = None;
                     // Somebody else brought it in. A fetch that nobody polls would keep what it was given meanwhile.
-                    self.fetching.now = None;
+                    (self.fetching.now, self.fetching.arrived) = (None, None);
                     // A part does not mean that the socket is full: a signal ends a `sendfile` too. Whoever then waited for room
                     // would wait for good, so it is tried until the kernel says that there is none.
                     let sent = ready!(poll_socket(cx, &self.socket, 0, || {
                         Ok(rustix::fs::sendfile(&self.socket, region.file(), Some(&mut at.clone()), piece)?)
                     }))?;
                     self.outgoing.0.sent.sendfile.inc_by(sent as u64);
+                    self.burst += sent;
                     // Nothing sent of a piece that is there: somebody has cut the file off.
                     return Poll::Ready(if sent > 0 { Ok(sent) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
                 }
             }
+            if in_hand.is_none() && self.fetching.poll(cx, region, at).map_err(cut_short)?.is_pending() {
+                self.turn.leave();
+                return Poll::Pending;
+            }
+            let turn = ready!(self.turn.poll(cx));
             if let Some((rest, _)) = in_hand {
                 let piece = rest.len().min(len).min(limits::SEND_BURST_COLD_BYTES);
                 let sent = ready!(self.poll_send(cx, &[IoSlice::new(&rest[..piece])], false))?;
+                turn.over();
                 if sent == rest.len() {
                     self.fetching.in_hand = None;
                 }
                 self.outgoing.0.sent.reactor.inc_by(sent as u64);
                 return Poll::Ready(Ok(sent));
             }
-            ready!(self.fetching.poll(cx, region, at)).map_err(cut_short)?;
+            self.fetching.verify().map_err(cut_short)?;
+            turn.over();
         }
     }
 }
 
 impl Fetching {
-    /// Brings in the chunk at `at`, and begins with the one behind it.
+    /// Reads the chunk at `at`, and begins with the one behind it.
     fn poll(&mut self, cx: &mut Context<'_>, region: &FileRegion, at: u64) -> Poll<reelring_storage::Result<()>> {
+        if self.arrived.as_ref().is_some_and(|arrival| arrival.range().contains(&at)) {
+            return Poll::Ready(Ok(()));
+        }
         let wanted = if self.pause.slow { Wanted::Later } else { Wanted::Now };
         let covers = |fetch: &Fetch| fetch.range().contains(&at);
         let now = self.now.take().filter(covers).or_else(|| self.ahead.take().filter(covers));
@@ -147,10 +168,18 @@ impl Fetching {
         if self.ahead.is_none() && range.end < region.range().end {
             self.ahead = region.try_fetch(range.end, wanted);
         }
-        let fetched = ready!(Pin::new(now).poll(cx));
+        let arrival = ready!(now.poll_arrival(cx));
         self.now = None;
-        self.in_hand = Some((range.start, fetched?));
+        self.arrived = Some(arrival?);
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes in hand what has come.
+    fn verify(&mut self) -> reelring_storage::Result<()> {
+        if let Some(arrival) = self.arrived.take() {
+            self.in_hand = Some((arrival.range().start, arrival.verify()?));
+        }
+        Ok(())
     }
 
     /// The bytes at `at`, if they are here, and whether they are in the page cache too.
@@ -162,7 +191,7 @@ impl Fetching {
 
     /// Something of the region comes from the disk.
     fn is_under_way(&self) -> bool {
-        self.now.is_some() || self.ahead.is_some() || self.in_hand.is_some()
+        self.now.is_some() || self.ahead.is_some() || self.arrived.is_some() || self.in_hand.is_some()
     }
 
     /// While the client is waited for, or the disk.
@@ -178,15 +207,16 @@ impl Fetching {
         }
         self.in_hand.take_if(|(_, fetched)| fetched.in_page_cache);
         // What came past it is kept for a client that soon goes on: it would have to be read again.
-        if (self.pause.slow || self.in_hand.is_some() || self.ahead.is_some()) && self.pause.is_long(cx) {
-            self.in_hand = None;
+        let holds = self.arrived.is_some() || self.in_hand.is_some() || self.ahead.is_some();
+        if (self.pause.slow || holds) && self.pause.is_long(cx) {
+            (self.arrived, self.in_hand) = (None, None);
             self.ahead.take_if(|ahead| !ahead.in_page_cache());
         }
     }
 
     /// The region was sent.
     fn end(&mut self) {
-        (self.now, self.ahead, self.in_hand) = (None, None, None);
+        (self.now, self.ahead, self.arrived, self.in_hand) = (None, None, None, None);
         self.pause.slow = std::mem::take(&mut self.pause.paused);
     }
 }
@@ -210,12 +240,6 @@ impl Pause {
         }
         false
     }
-}
-
-/// Has the task woken when the others had their turn. Woken at once it would lie in this thread's queue, and tokio would wake
-/// another thread to take it over from there: a wake-up for each burst, and a stream that wanders between processors.
-fn give_way(cx: &mut Context<'_>) {
-    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 /// Tries `write` when the socket takes something, until it does. Fewer than `full` bytes mean that the socket is full now.
@@ -290,6 +314,7 @@ impl AsyncWrite for SendStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.turn.leave();
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

@@ -27,7 +27,7 @@ pub(crate) use ghosts::Ghosts;
 pub(crate) use progress::Progress;
 pub(crate) use reader::read_footer;
 pub use reader::{BlobReader, Chunk};
-pub use region::{Fetch, Fetched, FileRegion, Wanted};
+pub use region::{Arrival, Fetch, Fetched, FileRegion, Wanted};
 pub use sealed::SealedBlob;
 pub use writer::BlobWriter;
 

@@ -95,6 +95,21 @@ enum Way {
     Direct,
 }
 
+/// Whole blocks that a read through the engine brought, before they were verified.
+pub(crate) struct Arrived {
+    buffer: Buffer,
+    blocks: Range<u64>,
+    /// What was asked for.
+    range: Range<u64>,
+    way: Way,
+}
+
+impl Arrived {
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+}
+
 impl ColdRead {
     pub(crate) fn is_direct(&self) -> bool {
         self.way == Way::Direct
@@ -218,6 +233,11 @@ impl OpenBlob {
 
     /// Reads through the engine.
     pub(crate) async fn cold(&self, range: &Range<u64>, wanted: Wanted) -> Result<Fetched> {
+        self.accept(self.cold_unverified(range, wanted).await?)
+    }
+
+    /// The same up to the checksums: they take a while, and the caller says when.
+    pub(crate) async fn cold_unverified(&self, range: &Range<u64>, wanted: Wanted) -> Result<Arrived> {
         self.check()?;
         let blocks = self.whole_blocks(range);
         let len = read_len(&blocks);
@@ -227,7 +247,7 @@ impl OpenBlob {
             && !self.lets_in(&blocks)
         {
             match self.volume.bridge.read(&direct.file, buffer, blocks.start, len).await {
-                Ok(buffer) => return self.accept(buffer, &blocks, range, Way::Direct),
+                Ok(buffer) => return Ok(Arrived { buffer, blocks, range: range.clone(), way: Way::Direct }),
                 Err(error) if self.volume.direct.read_refused(&self.volume, &error) => {}
                 Err(error) => return Err(error),
             }
@@ -235,7 +255,7 @@ impl OpenBlob {
         }
         self.doubt_what_comes(&blocks);
         let buffer = self.volume.bridge.read(self.file(), buffer, blocks.start, len).await?;
-        self.accept(buffer, &blocks, range, Way::Cached)
+        Ok(Arrived { buffer, blocks, range: range.clone(), way: Way::Cached })
     }
 
     /// Starts a read through the engine if that can be done now, and leaves enough for those who cannot go on without.
@@ -257,10 +277,15 @@ impl OpenBlob {
     }
 
     pub(crate) async fn finish_cold(&self, read: ColdRead) -> Result<Fetched> {
-        match read.pending.await {
-            Ok(buffer) => self.accept(buffer, &read.blocks, &read.range, read.way),
-            Err(error) if read.way == Way::Direct && self.volume.direct.read_refused(&self.volume, &error) => {
-                self.cold(&read.range, Wanted::Later).await
+        self.accept(self.finish_unverified(read).await?)
+    }
+
+    pub(crate) async fn finish_unverified(&self, read: ColdRead) -> Result<Arrived> {
+        let ColdRead { pending, blocks, range, way } = read;
+        match pending.await {
+            Ok(buffer) => Ok(Arrived { buffer, blocks, range, way }),
+            Err(error) if way == Way::Direct && self.volume.direct.read_refused(&self.volume, &error) => {
+                self.cold_unverified(&range, Wanted::Later).await
             }
             Err(error) => Err(error),
         }
@@ -292,21 +317,21 @@ impl OpenBlob {
     }
 
     /// Checks whole blocks that came from the engine, and cuts out what was asked for.
-    fn accept(&self, buffer: Buffer, blocks: &Range<u64>, range: &Range<u64>, way: Way) -> Result<Fetched> {
+    pub(crate) fn accept(&self, Arrived { buffer, blocks, range, way }: Arrived) -> Result<Fetched> {
         if (buffer.len() as u64) < blocks.end - blocks.start {
             let detail = format!("the file ends at {}, before its footer's length", blocks.start + buffer.len() as u64);
             return Err(self.corrupt(detail));
         }
         let data = buffer.as_slice();
         let within = |r: &Range<u64>| (r.start - blocks.start) as usize..(r.end - blocks.start) as usize;
-        for block in block_indices(blocks) {
+        for block in block_indices(&blocks) {
             self.verify(block, &data[within(&block_range(block, self.footer.length))])?;
             if way == Way::Cached {
                 self.mark(block);
             }
         }
         self.volume.reads_cold.fetch_add(1, Relaxed);
-        Ok(Fetched { bytes: buffer.into_bytes(within(range)), in_page_cache: way == Way::Cached })
+        Ok(Fetched { bytes: buffer.into_bytes(within(&range)), in_page_cache: way == Way::Cached })
     }
 
     /// Compares a block in memory with its checksum.

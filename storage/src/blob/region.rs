@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use memmap2::Mmap;
 
-use crate::blob::read_path::OpenBlob;
+use crate::blob::read_path::{Arrived, OpenBlob};
 use crate::error::Result;
 use crate::limits::STREAM_CHUNK_BYTES;
 
@@ -42,7 +42,13 @@ pub enum Wanted {
 pub struct Fetch {
     range: Range<u64>,
     in_page_cache: bool,
-    fetched: Pin<Box<dyn Future<Output = Result<Fetched>> + Send>>,
+    arrival: Pin<Box<dyn Future<Output = Result<Arrival>> + Send>>,
+}
+
+/// What a read brought. Nobody sees it before it is verified.
+pub struct Arrival {
+    blob: Arc<OpenBlob>,
+    arrived: Arrived,
 }
 
 /// Bytes that were read and verified.
@@ -97,7 +103,11 @@ impl FileRegion {
         let begun = self.try_fetch(at, wanted);
         begun.unwrap_or_else(|| {
             let (blob, read) = (Arc::clone(&self.blob), range.clone());
-            Fetch { range, in_page_cache: false, fetched: Box::pin(async move { blob.cold(&read, wanted).await }) }
+            let arrival = Box::pin(async move {
+                let arrived = blob.cold_unverified(&read, wanted).await?;
+                Ok(Arrival { blob, arrived })
+            });
+            Fetch { range, in_page_cache: false, arrival }
         })
     }
 
@@ -106,12 +116,28 @@ impl FileRegion {
         let range = self.chunk(at);
         let (blob, read) = (Arc::clone(&self.blob), self.blob.try_cold(&range, wanted)?);
         let in_page_cache = !read.is_direct();
-        Some(Fetch { range, in_page_cache, fetched: Box::pin(async move { blob.finish_cold(read).await }) })
+        let arrival = Box::pin(async move {
+            let arrived = blob.finish_unverified(read).await?;
+            Ok(Arrival { blob, arrived })
+        });
+        Some(Fetch { range, in_page_cache, arrival })
     }
 
     fn chunk(&self, at: u64) -> Range<u64> {
         let chunk = STREAM_CHUNK_BYTES as u64;
         at..((at / chunk + 1) * chunk).min(self.range.end)
+    }
+}
+
+impl Arrival {
+    /// Where in the file it lies.
+    pub fn range(&self) -> Range<u64> {
+        self.arrived.range()
+    }
+
+    /// Compares it with its checksums, which keeps a processor busy for a while: the caller says when.
+    pub fn verify(self) -> Result<Fetched> {
+        self.blob.accept(self.arrived)
     }
 }
 
@@ -125,12 +151,17 @@ impl Fetch {
     pub fn in_page_cache(&self) -> bool {
         self.in_page_cache
     }
+
+    /// Waits for the bytes and leaves it to the caller when they are verified.
+    pub fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arrival>> {
+        self.arrival.as_mut().poll(cx)
+    }
 }
 
 impl Future for Fetch {
     type Output = Result<Fetched>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Fetched>> {
-        self.fetched.as_mut().poll(cx)
+        self.poll_arrival(cx).map(|arrival| arrival?.verify())
     }
 }
