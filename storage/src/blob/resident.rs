@@ -125,7 +125,11 @@ mod tests {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..2 * std::thread::available_parallelism().map_or(1, usize::from) {
-                scope.spawn(|| while !over.load(Relaxed) {});
+                scope.spawn(|| {
+                    while !over.load(Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
             }
             let begun = Instant::now();
             for n in (0u64..).take_while(|_| begun.elapsed() < Duration::from_secs(1)) {
