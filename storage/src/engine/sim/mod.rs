@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::Select;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
 pub(crate) use disk::Disk;
 pub(crate) use random::Random;
@@ -33,6 +33,7 @@ use super::{
     unless, write_zero,
 };
 use crate::bridge::{Command, How, Intake, LANES, Message, NamedFile, Op, VolumeSync};
+use crate::buffer::ALIGNMENT;
 use crate::error::Error;
 
 /// How often what fails, in a thousand operations.
@@ -114,6 +115,27 @@ impl Engine for Threaded {
         };
         Ok(vec![thread::Builder::new().name("reel-sim".into()).spawn(body)?])
     }
+}
+
+/// Stands for O_DIRECT, which the file system below may not have: it stays with the descriptor, and means nothing for files.
+const DIRECT: OFlags = OFlags::NONBLOCK;
+
+fn is_direct(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(DIRECT))
+}
+
+/// What a transfer that is cut short moves a multiple of.
+fn unit_of(file: &File) -> usize {
+    if is_direct(file) { ALIGNMENT } else { 1 }
+}
+
+/// As strict as a disk with sectors of 4 KiB.
+fn check_alignment(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let misaligned = bytes.as_ptr().addr() | bytes.len() | offset as usize;
+    if is_direct(file) && !misaligned.is_multiple_of(ALIGNMENT) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(())
 }
 
 pub(crate) fn info() -> EngineInfo {
@@ -206,9 +228,13 @@ impl Machine {
             Op::Read { file, mut buffer, offset, len, reply } => {
                 let result = self.transfer(
                     len,
+                    unit_of(&file.file),
                     || Step::Complete,
                     |machine, done, end| {
                         machine.maybe_fail()?;
+                        if offset + (done as u64) < file.file.metadata()?.len() {
+                            check_alignment(&file.file, &buffer.spare()[done..end], offset + done as u64)?;
+                        }
                         file.file.read_at(&mut buffer.spare()[done..end], offset + done as u64)
                     },
                 );
@@ -223,7 +249,8 @@ impl Machine {
             }
             Op::Write { file, buffer, offset, reply } => {
                 let data = buffer.as_slice();
-                let result = self.transfer(data.len(), write_zero, |machine, done, end| {
+                let result = self.transfer(data.len(), unit_of(&file.file), write_zero, |machine, done, end| {
+                    check_alignment(&file.file, &data[done..end], offset + done as u64)?;
                     machine.write(&file.file, &data[done..end], offset + done as u64)
                 });
                 self.trace.note("write", &file.path, result.is_ok());
@@ -270,13 +297,16 @@ impl Machine {
                     if how == How::CreateNew {
                         machine.disk.check_names()?;
                     }
-                    // Direct or not is the same to this disk; the real one below need not allow it.
-                    let how = match how {
-                        How::ModifyDirect => How::Modify,
-                        How::ReadDirect => How::Read,
-                        other => other,
+                    // What is direct follows the rules of alignment; the real disk below need not allow more.
+                    let (how, direct) = match how {
+                        How::ModifyDirect => (How::Modify, true),
+                        How::ReadDirect => (How::Read, true),
+                        other => (other, false),
                     };
                     let file = open_blocking(&path, how)?;
+                    if direct {
+                        rustix::fs::fcntl_setfl(&file, rustix::fs::fcntl_getfl(&file)? | DIRECT)?;
+                    }
                     if how == How::CreateNew {
                         machine.disk.made_file(&path, &file);
                     }
@@ -344,14 +374,15 @@ impl Machine {
 
     fn write(&mut self, file: &File, data: &[u8], offset: u64) -> io::Result<usize> {
         self.disk.check_names()?;
-        let room = self.disk.room(file, offset, data.len() as u64) as usize;
+        let unit = unit_of(file);
+        let room = self.disk.room(file, offset, data.len() as u64) as usize / unit * unit;
         if room == 0 && !data.is_empty() {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
         let mut data = &data[..room];
         let failure = self.maybe_fail();
         if failure.is_err() {
-            data = &data[..self.random.below(data.len().max(1))];
+            data = &data[..self.random.below(data.len().max(1)) / unit * unit];
         }
         let written = file.write_at(data, offset)?;
         self.disk.wrote(file, offset, &data[..written]);
@@ -439,10 +470,11 @@ impl Machine {
         }
     }
 
-    /// Goes on as the real engines do, by the same rules, through interruptions and short transfers.
+    /// Goes on as the real engines do, by the same rules, through interruptions and short transfers of whole units.
     fn transfer(
         &mut self,
         len: usize,
+        unit: usize,
         end: impl Fn() -> Step,
         mut call: impl FnMut(&mut Machine, usize, usize) -> io::Result<usize>,
     ) -> io::Result<usize> {
@@ -451,6 +483,7 @@ impl Machine {
             let rest = len - progress.done;
             let short = rest > 1 && self.random.chance(self.faults.short);
             let to = if short { progress.done + 1 + self.random.below(rest - 1) } else { len };
+            let to = to.next_multiple_of(unit).min(len);
             let result = self.maybe_interrupt().and_then(|()| call(self, progress.done, to));
             match progress.step(result, end()) {
                 Step::Again | Step::Pause => {}
