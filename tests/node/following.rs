@@ -59,7 +59,7 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
 }
 
 /// A GET that finds the writer: the upload may just have begun.
-async fn follow(node: &Node, key: &str, range: Option<&str>) -> Response {
+pub async fn follow(node: &Node, key: &str, range: Option<&str>) -> Response {
     eventually("somebody writes it", PATIENCE, async || {
         let mut request = node.object(key);
         if let Some(range) = range {
@@ -71,7 +71,7 @@ async fn follow(node: &Node, key: &str, range: Option<&str>) -> Response {
     .await
 }
 
-async fn take(stream: &mut (impl Stream<Item = reqwest::Result<Bytes>> + Unpin), len: usize) -> Vec<u8> {
+pub async fn take(stream: &mut (impl Stream<Item = reqwest::Result<Bytes>> + Unpin), len: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < len {
         let next = tokio::time::timeout(PATIENCE, stream.next()).await.expect("bytes that were sent arrive");

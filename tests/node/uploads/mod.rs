@@ -2,6 +2,7 @@
 
 mod clients;
 mod draft;
+mod followed;
 mod joins;
 mod tus;
 
