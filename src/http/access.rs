@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -127,6 +127,23 @@ pub(super) async fn guard(State(node): State<Arc<Node>>, request: Request, next:
 
 /// By which right a request to `route`, the router's pattern, is answered.
 pub(super) fn admit(node: &Node, peer: Peer, route: Option<&str>, request: &Parts) -> Result<Grant, Problem> {
+    decide(node, peer, route, request).map_err(|problem| match problem.status() {
+        StatusCode::UNAUTHORIZED if may_ask_for_a_password(&request.headers) => {
+            let challenge = HeaderValue::from_static("Basic realm=\"reelring\", charset=\"UTF-8\"");
+            problem.with_header("www-authenticate", challenge)
+        }
+        _ => problem,
+    })
+}
+
+/// Programs that have a password (ffmpeg, mpv, wget) send it when they are asked for one, and so does somebody who opens a
+/// page. What a page asks for by itself must not make the browser ask its user: the script is to see the 401.
+fn may_ask_for_a_password(headers: &HeaderMap) -> bool {
+    let mode = headers.get("sec-fetch-mode").map(HeaderValue::as_bytes);
+    mode.is_none_or(|mode| mode == b"navigate") && !headers.contains_key(header::ORIGIN)
+}
+
+fn decide(node: &Node, peer: Peer, route: Option<&str>, request: &Parts) -> Result<Grant, Problem> {
     if peer == Peer::Owner {
         return Ok(Grant::Owner);
     }

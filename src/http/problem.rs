@@ -44,6 +44,10 @@ impl Problem {
         Self { status, kind, detail: detail.into(), retry_after_s: None, extra: None, headers: None }
     }
 
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub fn bad_request(kind: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, kind, detail)
     }
@@ -301,7 +305,8 @@ fn render(problem: &Problem, request_id: &str) -> Response {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if problem.status == StatusCode::UNAUTHORIZED {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"reelring\""));
+        let further = headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"reelring\""));
+        further.map(|challenge| headers.append(header::WWW_AUTHENTICATE, challenge));
     }
     if let Some(seconds) = problem.retry_after_s {
         headers.insert(header::RETRY_AFTER, seconds.into());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::support::browser::{Browser, executable};
 use crate::support::nginx::Nginx;
-use crate::support::node::Node;
+use crate::support::node::{Node, reelring};
 use crate::support::process::find;
 use crate::support::{Noise, eventually, media, scratch, skipped};
 
@@ -96,6 +96,55 @@ async fn curl_reads_resumes_and_writes() {
     for key in ["copy", "piped"] {
         assert!(node.object(key).send().await.unwrap().bytes().await.unwrap() == body, "{key}");
     }
+}
+
+/// What people have is an address with a name and a password in it. Most programs send them when they are asked to.
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_log_in_with_the_token_as_password() {
+    let folder = scratch("passwords");
+    let data = folder.path().join("data");
+    let made = reelring(&data, &["token", "create", "player", "--scope", "read,write"]);
+    let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+    let node = Node::start(&data).await;
+    let clip = std::fs::read(media::clip(320, 180, 30, 4)).unwrap();
+    assert_eq!(node.put("films/clip.mp4", clip.clone()).bearer_auth(&token).send().await.unwrap().status(), 201);
+
+    let with_password = |url: String| url.replace("http://", &format!("http://anybody:{token}@"));
+    let (url, root) = (with_password(node.object_url("films/clip.mp4")), with_password(node.object_url("")));
+    let client = |name| client(name, folder.path());
+    assert!(run(client("curl").args(["-sS", "--fail", &url])).stdout == clip);
+    let asked = format!("--password={token}");
+    let wget = ["--no-config", "-q", "-O", "-", "--user=anybody", &asked, &node.object_url("films/clip.mp4")];
+    assert!(run(client("wget").args(wget)).stdout == clip);
+    assert!(run(client("rclone").args(["--http-url", &root, "cat", ":http:films/clip.mp4"])).stdout == clip);
+    let probed =
+        run(client("ffprobe").args(["-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", &url]));
+    assert!(text(&probed).starts_with("4."), "{}", text(&probed));
+    run(client("ffmpeg").args(["-v", "error", "-i", &url, "-f", "null", "-"]));
+    let mpv = ["--no-config", "--vo=null", "--ao=null", "--untimed", "--frames=5"];
+    run(client("mpv").args(mpv).arg(&url));
+
+    // They are asked for it beside the token; what a page fetches by itself is not, or the browser would ask its user.
+    for (headers, expected) in [
+        (&[][..], 2),
+        (&[("sec-fetch-mode", "navigate")], 2),
+        (&[("sec-fetch-mode", "cors")], 1),
+        (&[("sec-fetch-mode", "no-cors")], 1),
+        (&[("origin", "https://app.example")], 1),
+    ] {
+        let request =
+            headers.iter().fold(node.object("films/clip.mp4"), |all, (name, value)| all.header(*name, *value));
+        let refused = request.send().await.unwrap();
+        assert_eq!(refused.status(), 401);
+        let challenges: Vec<_> = refused.headers().get_all("www-authenticate").iter().collect();
+        assert_eq!(challenges.len(), expected, "{headers:?}: {challenges:?}");
+        assert_eq!(challenges[0], "Bearer realm=\"reelring\"");
+        assert!(challenges[1..].iter().all(|other| *other == "Basic realm=\"reelring\", charset=\"UTF-8\""));
+    }
+    let wrong = node.object("films/clip.mp4").basic_auth("anybody", Some("wrong")).send().await.unwrap();
+    assert_eq!((wrong.status().as_u16(), wrong.headers().get_all("www-authenticate").iter().count()), (401, 2));
+    let secret = token.rsplit('_').next().unwrap();
+    assert!(!node.log().contains(secret), "the log tells the token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
