@@ -30,14 +30,18 @@ pub const HTTP_HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A TLS handshake; a file with a certificate or a key.
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 pub const TLS_FILE_BYTES: u64 = 1 << 20;
-/// Requests at the same time on one connection of HTTP/2, what of their bodies may be on the way, and what of one answer
+/// Requests at the same time on one connection of HTTP/2, what of the body of one may be on the way, and what of one answer
 /// waits in memory.
 pub const HTTP2_STREAMS: u32 = 64;
 pub const HTTP2_STREAM_WINDOW: u32 = 1 << 20;
-pub const HTTP2_CONNECTION_WINDOW: u32 = 4 << 20;
 pub const HTTP2_SEND_BUFFER: usize = 256 * KIB;
 /// What a stream is given at once, a frame: who comes for the next takes something, however slowly.
 pub const HTTP2_PIECE: usize = 16 * KIB;
+/// What of all bodies of one connection may be on the way: the protocol's least, and a part of what is left for all
+/// connections, which a client's further ones share.
+pub const HTTP2_WINDOW_LEAST: u32 = 65_535;
+pub const HTTP2_WINDOWS_BYTES: usize = 64 * MIB;
+pub const HTTP2_WINDOWS_PART: usize = 16;
 /// Streams reset before they are looked at, and for breaking the protocol; one more ends the connection.
 pub const HTTP2_RESETS: usize = 20;
 /// Connections of commands on the node's own machine, beside those above.

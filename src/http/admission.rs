@@ -20,6 +20,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::http;
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
+use reelring_storage::Payer;
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::Notify;
 
@@ -44,6 +45,15 @@ impl Client {
             }
             v4 => v4,
         })
+    }
+
+    /// As whom the store knows it. A network of version 6 ends in zeroes, an address of version 4 in `ffff` and itself.
+    fn payer(self) -> Payer {
+        match self {
+            Self::Address(IpAddr::V4(address)) => Payer::Guest(address.to_ipv6_mapped().to_bits()),
+            Self::Address(IpAddr::V6(address)) => Payer::Guest(address.to_bits()),
+            Self::Owner => Payer::Node,
+        }
     }
 }
 
@@ -74,7 +84,7 @@ pub(super) struct Admission {
     begun: Instant,
     seats: Mutex<Seats>,
     counts: ConnectionCounts,
-    is_short_of_memory: Box<dyn Fn() -> bool + Send + Sync>,
+    is_short_of_memory: Box<dyn Fn(Payer) -> bool + Send + Sync>,
 }
 
 struct Seats {
@@ -116,7 +126,7 @@ impl Admission {
         limit: usize,
         limit_per_client: usize,
         counts: ConnectionCounts,
-        is_short_of_memory: impl Fn() -> bool + Send + Sync + 'static,
+        is_short_of_memory: impl Fn(Payer) -> bool + Send + Sync + 'static,
     ) -> Arc<Self> {
         let (taken, per_client) = Default::default();
         let seats = Mutex::new(Seats { taken, per_client, next: 0, leaving: 0, nobody_idle: (None, -1) });
@@ -128,7 +138,7 @@ impl Admission {
     pub fn of(node: &Node) -> Arc<Self> {
         let (config, counts, store) = (node.config(), node.http_metrics().connections().clone(), node.store().clone());
         let limit = within_descriptors(config.max_connections);
-        Self::new(limit, config.max_connections_per_client, counts, move || store.is_short_of_read_memory())
+        Self::new(limit, config.max_connections_per_client, counts, move |payer| store.is_short_of_read_memory(payer))
     }
 
     /// A seat for a connection from `address`.
@@ -301,6 +311,16 @@ impl Requests {
         InRequest(self.occupant.clone())
     }
 
+    /// Who pays for what is in memory for this connection.
+    pub fn payer(&self) -> Payer {
+        self.occupant.client.payer()
+    }
+
+    /// How many connections its client has.
+    pub fn connections_of_client(&self) -> usize {
+        self.admission.seats().per_client.get(&self.occupant.client).copied().unwrap_or(0)
+    }
+
     /// The client takes nothing now, or takes something again.
     pub fn set_blocked(&self, blocked: bool) {
         self.occupant.blocked.store(blocked, Release);
@@ -308,7 +328,11 @@ impl Requests {
 
     /// How long a client may take nothing of what waits for it.
     pub fn stall_limit(&self) -> Duration {
-        if (self.admission.is_short_of_memory)() { limits::HTTP_SEND_STALL_PRESSED } else { limits::HTTP_SEND_STALL }
+        if (self.admission.is_short_of_memory)(self.payer()) {
+            limits::HTTP_SEND_STALL_PRESSED
+        } else {
+            limits::HTTP_SEND_STALL
+        }
     }
 }
 
@@ -354,7 +378,7 @@ mod tests {
     use super::*;
 
     fn admission(limit: usize, per_client: usize) -> Arc<Admission> {
-        Admission::new(limit, per_client, ConnectionCounts::default(), || false)
+        Admission::new(limit, per_client, ConnectionCounts::default(), |_| false)
     }
 
     fn v4(last: u8) -> IpAddr {

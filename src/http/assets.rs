@@ -137,7 +137,7 @@ async fn part(node: &Node, id: &str, rendition: &str, file: &str, request: &Part
     // The blob's id is its version: it never has other bytes, and carries the time of its making.
     let modified = UNIX_EPOCH + Duration::from_secs(blob.created_ms() / 1000);
     let version = Version { name: &file, etag: format!("\"{blob}\""), modified };
-    blob::send(request, request.extensions.get(), &version, described, &reader)
+    blob::send(request, request.extensions.get(), &version, described, reader)
 }
 
 fn not_yet(id: &str) -> Problem {

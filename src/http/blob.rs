@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
-use reelring_storage::{BlobReader, Error as StorageError};
+use reelring_storage::{BlobReader, Error as StorageError, Payer};
 
 use super::conditional::{self, Decision};
 use super::multipart::Multipart;
@@ -40,8 +40,9 @@ pub(super) fn send(
     outgoing: Option<&Outgoing>,
     version: &Version,
     described: HeaderMap,
-    blob: &BlobReader,
+    blob: BlobReader,
 ) -> Result<Response, Problem> {
+    let blob = &blob.on_account_of(outgoing.map_or(Payer::Node, Outgoing::payer));
     let Version { name, etag, modified } = version;
     let Parts { method, headers: request, .. } = request;
     let length = blob.len();

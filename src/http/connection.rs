@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::Peer;
 use super::admission::{Admission, Counted, Requests, Seat};
 use super::head_timer::HeadTimer;
+use super::http2::Windows;
 use super::lanes::Lanes;
 use super::linger::Linger;
 use super::metrics::SentBytes;
@@ -51,6 +52,7 @@ struct Shared {
     site: Arc<Site>,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
+    windows: Arc<Windows>,
     sent: SentBytes,
     closing: CancellationToken,
 }
@@ -67,6 +69,7 @@ impl Connections {
             site: Arc::new(Site::new(node)),
             http1,
             http2: super::http2::builder(),
+            windows: Windows::new(),
             sent: node.http_metrics().sent().clone(),
             closing: node.closing().clone(),
         };
@@ -90,7 +93,7 @@ impl Connections {
                 match acceptor {
                     Some(acceptor) => shared.encrypted(stream, acceptor, requests, watcher).await,
                     None => {
-                        let outgoing = Outgoing::by_file(shared.sent.clone());
+                        let outgoing = Outgoing::by_file(shared.sent.clone()).on_account_of(requests.payer());
                         let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
                         let visit = shared.visit(Peer::Stranger, outgoing, requests);
                         shared.http1(stream, visit, watcher).await
@@ -143,11 +146,14 @@ impl Shared {
             stream = tls::accept(stream, acceptor, requests.clone()) => stream?,
             () = self.closing.cancelled() => return Ok(()),
         };
-        let visit = self.visit(Peer::Stranger, Outgoing::by_memory(self.sent.clone()), requests);
+        let outgoing = Outgoing::by_memory(self.sent.clone()).on_account_of(requests.payer());
+        let connections = requests.connections_of_client();
+        let visit = self.visit(Peer::Stranger, outgoing, requests);
         if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP2) {
             return self.http1(stream, visit, watcher).await;
         }
-        let ended = super::http2::drive(self.http2, TokioIo::new(stream), service(visit), self.closing).await;
+        let window = self.windows.open(connections);
+        let ended = super::http2::drive(self.http2, window, TokioIo::new(stream), service(visit), self.closing).await;
         // The drain waits for it.
         drop(watcher);
         Ok(ended?)

@@ -35,7 +35,6 @@ pub(super) fn builder() -> http2::Builder<TokioExecutor> {
         .max_concurrent_streams(limits::HTTP2_STREAMS)
         .max_header_list_size(limits::HTTP_HEADER_BYTES as u32)
         .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW)
         .max_send_buf_size(limits::HTTP2_SEND_BUFFER)
         // Opening streams and resetting them at once costs a client nothing and the node a request each.
         .max_pending_accept_reset_streams(limits::HTTP2_RESETS)
@@ -45,9 +44,47 @@ pub(super) fn builder() -> http2::Builder<TokioExecutor> {
     http
 }
 
+/// What may be on its way in bodies of all connections, ahead of who reads them, besides what the protocol lets each send.
+pub(super) struct Windows {
+    left: AtomicUsize,
+}
+
+/// The window of one connection, as long as it lives.
+pub(super) struct Window {
+    of: Arc<Windows>,
+    bytes: usize,
+}
+
+impl Windows {
+    pub(super) fn new() -> Arc<Windows> {
+        Arc::new(Windows { left: AtomicUsize::new(limits::HTTP2_WINDOWS_BYTES) })
+    }
+
+    /// For a connection of a client that has so many, this one included. Each gets a part of what is left, and a client's
+    /// further ones a smaller one each: few are wide, many are narrow, and there is always some for others.
+    pub(super) fn open(self: &Arc<Self>, connections: usize) -> Window {
+        let part = |left: usize| left / limits::HTTP2_WINDOWS_PART / connections.max(1);
+        let before = self.left.fetch_update(Relaxed, Relaxed, |left| Some(left - part(left)));
+        Window { of: self.clone(), bytes: before.map_or(0, part) }
+    }
+}
+
+impl Window {
+    fn size(&self) -> u32 {
+        limits::HTTP2_WINDOW_LEAST + self.bytes as u32
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.of.left.fetch_add(self.bytes, Relaxed);
+    }
+}
+
 /// Serves one connection to its end: the client's, the node's (`closing`), or that of patience.
 pub(super) async fn drive<I, S>(
-    http: http2::Builder<TokioExecutor>,
+    mut http: http2::Builder<TokioExecutor>,
+    window: Window,
     stream: I,
     service: S,
     closing: CancellationToken,
@@ -60,6 +97,7 @@ where
 {
     let movement = Arc::new(Movement::default());
     let service = Watched { service, movement: movement.clone() };
+    http.initial_connection_window_size(window.size());
     let mut connection = pin!(http.serve_connection(stream, service));
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut ending: Option<Instant> = None;
@@ -262,6 +300,21 @@ impl HttpBody for WatchedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_windows_are_narrow_and_leave_some_for_others() {
+        let windows = Windows::new();
+        let first = windows.open(1);
+        assert!(first.size() > 4 << 20);
+        let greedy: Vec<_> = (1..=1000).map(|count| windows.open(count)).collect();
+        assert!(greedy[999].size() < 70_000);
+        assert!(windows.open(1).size() > 2 << 20, "another client's");
+        let crowd: Vec<_> = (0..4000).map(|_| windows.open(1)).collect();
+        let given: usize = crowd.iter().chain(&greedy).chain([&first]).map(|window| window.bytes).sum();
+        assert!(given <= limits::HTTP2_WINDOWS_BYTES);
+        drop((first, greedy, crowd));
+        assert_eq!(windows.left.load(Relaxed), limits::HTTP2_WINDOWS_BYTES);
+    }
 
     #[test]
     fn a_connection_is_silent_without_streams_and_stalled_when_all_wait_for_the_client() {

@@ -230,6 +230,14 @@ fn storage(text: &mut String, stats: &StoreStats) {
     counter_head(text, "reelring_storage_reads", "Reads of blobs by path");
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"mmap\"}} {}", stats.reads_mmap_total);
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"reactor\"}} {}", stats.reads_reactor_total);
+    gauge(text, "reelring_storage_buffer_bytes", "Bytes of buffers in use", stats.buffer_bytes);
+    counter_head(
+        text,
+        "reelring_storage_buffer_waits",
+        "Times a buffer had to be waited for, by what there was too little of",
+    );
+    let _ = writeln!(text, "reelring_storage_buffer_waits_total{{for=\"room\"}} {}", stats.waits_for_room_total);
+    let _ = writeln!(text, "reelring_storage_buffer_waits_total{{for=\"share\"}} {}", stats.waits_for_share_total);
     volumes(text, &stats.volumes);
 }
 

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use reelring_storage::{
-    BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, Precondition, PutOutcome,
+    BlobMeta, BlobReader, BlobWriter, Error as StorageError, Key, ObjectRecord, Payer, Precondition, PutOutcome,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout};
@@ -75,6 +75,7 @@ pub(super) async fn write(State(node): State<Arc<Node>>, request: Request) -> Re
     }
     let meta = BlobMeta { key: Some(key.to_string()), content_type, length_hint: length };
     let mut writer = node.store().create(meta).await?;
+    writer.set_payer(Outgoing::payer_of(&request));
     if let Err(problem) = receive(&mut writer, body, &key, &mut expected, &mut head).await {
         writer.abort().await;
         return Err(problem);
@@ -183,12 +184,13 @@ pub(super) async fn send(node: &Arc<Node>, request: &Parts, outgoing: Option<&Ou
             let mut described = described(object.content_type.as_deref());
             let digest = digest::of_object(&request.headers, object.sha256);
             described.extend(digest.map(|digest| (HeaderName::from_static(digest::REPR_DIGEST), digest)));
-            return blob::send(request, outgoing, &version, described, &reader);
+            return blob::send(request, outgoing, &version, described, reader);
         }
         let Some(writer) = writer else { break };
         if let Some(follower) = writer.follow()? {
             let described = described(follower.content_type());
-            return following::send(node, request, &key, described, follower);
+            let payer = outgoing.map_or(Payer::Node, Outgoing::payer);
+            return following::send(node, request, &key, described, follower.on_account_of(payer));
         }
     }
     if key.as_str().ends_with('/') {

@@ -101,7 +101,7 @@ impl Inner {
             record.length = Some(length);
         }
         self.desk.busy(id);
-        let writer = match slot.take() {
+        let mut writer = match slot.take() {
             Some(writer) => writer,
             None => self.take_up(&record).await?,
         };
@@ -120,6 +120,7 @@ impl Inner {
             self.desk.idle(id);
             return Err(UploadError::Offset { id, expected, given: ask.offset });
         }
+        writer.set_payer(ask.payer);
         let digests = match (&ask.checksum, ask.checksum_follows) {
             (Some(checksum), _) => Some(Digests::new(&[checksum.algorithm])),
             (None, true) => Some(Digests::new(&Algorithm::ALL)),

@@ -1,6 +1,7 @@
 //! What an append asks for, what it comes to, and its bytes on their way to the task that takes them.
 
 use bytes::Bytes;
+use reelring_storage::Payer;
 use tokio::sync::mpsc;
 
 use super::checksum::Checksum;
@@ -21,6 +22,8 @@ pub struct Append {
     pub checksum: Option<Checksum>,
     /// The checksum comes with the last piece.
     pub checksum_follows: bool,
+    /// Who pays for the memory that its bytes wait in.
+    pub payer: Payer,
 }
 
 /// What an append has come to.

@@ -1,7 +1,7 @@
 //! Buffers for reads and writes, and the budget they are paid from.
 //!
-//! A [`Buffer`] owns its memory and its permits: whoever holds the buffer holds both, and dropping
-//! it gives the memory to the pool's shelf and the permits to the next waiter, whether it is
+//! A [`Buffer`] owns its memory and its permit: whoever holds the buffer holds both, and dropping
+//! it gives the memory to the pool's shelf and the permit to the next waiter (`budget.rs` says who that is), whether it is
 //! dropped by a caller, by the engine after a completion, or by a response that was sent. Memory is
 //! therefore bounded by construction, whatever is cancelled.
 
@@ -10,16 +10,26 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, POOL_RETAINED_BYTES, READ_MAX, STREAM_CHUNK_BYTES};
+use crate::budget::{Budget, Payer, Permit};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, POOL_RETAINED_BYTES, READ_MAX, SCARCE_CHUNK_BYTES, SMALL_READ_BYTES,
+    STREAM_CHUNK_BYTES,
+};
 
 /// Fits O_DIRECT on every block device.
 pub(crate) const ALIGNMENT: usize = 4096;
 
 /// The sizes buffers come in. The largest holds a read of `READ_MAX` that is not aligned to blocks.
-const SIZES: [usize; 6] =
-    [ALIGNMENT, 64 * 1024, BLOCK_BYTES, STREAM_CHUNK_BYTES, BATCH_BYTES_MAX, READ_MAX + BLOCK_BYTES];
+const SIZES: [usize; 7] = [
+    ALIGNMENT,
+    SCARCE_CHUNK_BYTES,
+    SMALL_READ_BYTES,
+    BLOCK_BYTES,
+    STREAM_CHUNK_BYTES,
+    BATCH_BYTES_MAX,
+    READ_MAX + BLOCK_BYTES,
+];
 
 /// What one permit of the budget stands for.
 const UNIT: usize = ALIGNMENT;
@@ -28,8 +38,7 @@ const UNIT: usize = ALIGNMENT;
 #[derive(Clone)]
 pub struct Pool {
     shelf: Arc<Shelf>,
-    budget: Arc<Semaphore>,
-    units: usize,
+    budget: Arc<Budget>,
 }
 
 #[derive(Default)]
@@ -61,70 +70,89 @@ pub struct Buffer {
     memory: Option<Memory>,
     len: usize,
     shelf: Arc<Shelf>,
-    _permits: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl Pool {
     pub fn new(budget_bytes: usize) -> Pool {
-        let units = budget_bytes / UNIT;
-        Pool { shelf: Arc::default(), budget: Arc::new(Semaphore::new(units)), units }
+        Pool { shelf: Arc::default(), budget: Budget::new(budget_bytes / UNIT) }
     }
 
-    /// A buffer of at least `bytes`, once the budget allows. Dropping the future takes nothing.
+    /// A buffer of at least `bytes` for the node's own work, once the budget allows. Dropping the future takes nothing.
     ///
     /// # Panics
     /// When `bytes` is more than the largest size, or than the whole budget.
     pub async fn take(&self, bytes: usize) -> Buffer {
+        self.take_for(Payer::Node, bytes).await
+    }
+
+    /// As [`take`](Pool::take), on somebody's account.
+    pub(crate) async fn take_for(&self, payer: Payer, bytes: usize) -> Buffer {
         let class = self.class(bytes);
-        let permits = Arc::clone(&self.budget)
-            .acquire_many_owned((SIZES[class] / UNIT) as u32)
-            .await
-            .expect("the budget is never closed");
-        self.buffer(class, permits)
+        self.buffer(class, self.budget.take(payer, SIZES[class] / UNIT).await)
     }
 
     /// A buffer of at least `bytes` if the budget allows it now.
     pub fn try_take(&self, bytes: usize) -> Option<Buffer> {
-        let class = self.class(bytes);
-        let permits = Arc::clone(&self.budget).try_acquire_many_owned((SIZES[class] / UNIT) as u32).ok()?;
-        Some(self.buffer(class, permits))
+        self.try_take_for(Payer::Node, bytes)
     }
 
-    /// As [`try_take`](Pool::try_take), for what can wait: the last part of the budget is left to those who cannot.
-    pub(crate) fn try_take_spare(&self, bytes: usize) -> Option<Buffer> {
-        (!self.is_short()).then(|| self.try_take(bytes)).flatten()
+    pub(crate) fn try_take_for(&self, payer: Payer, bytes: usize) -> Option<Buffer> {
+        let class = self.class(bytes);
+        Some(self.buffer(class, self.budget.try_take(payer, SIZES[class] / UNIT, 0)?))
+    }
+
+    /// As [`try_take_for`](Pool::try_take_for), for what can wait: an eighth of the budget is left to those who cannot, the
+    /// payer himself among them.
+    pub(crate) fn try_take_spare(&self, payer: Payer, bytes: usize) -> Option<Buffer> {
+        let class = self.class(bytes);
+        let rest = self.budget.units() / 8;
+        Some(self.buffer(class, self.budget.try_take(payer, SIZES[class] / UNIT, rest)?))
     }
 
     /// Bytes of the budget that are in use.
     pub fn in_use(&self) -> usize {
-        (self.units - self.budget.available_permits()) * UNIT
+        self.budget.in_use() * UNIT
     }
 
-    /// True when what is left is meant for those who give it back at once.
-    pub(crate) fn is_scarce(&self) -> bool {
-        self.budget.available_permits() < self.units / 4
+    /// True when a payer who gets a buffer of so many bytes would have less than a quarter of the budget left to get.
+    pub(crate) fn is_scarce(&self, payer: Payer, bytes: usize) -> bool {
+        self.budget.lacks(payer, SIZES[self.class(bytes)] / UNIT + self.budget.units() / 4)
     }
 
-    /// True when little of the budget is left: others will wait, or do.
-    pub(crate) fn is_short(&self) -> bool {
-        self.budget.available_permits() < self.units / 8
+    /// True when little of the budget is left, or this payer waits.
+    pub(crate) fn is_short(&self, payer: Payer) -> bool {
+        self.budget.is_short(payer)
+    }
+
+    /// How often somebody had to wait: for room, and for his own share.
+    pub(crate) fn waits(&self) -> (u64, u64) {
+        self.budget.waits()
     }
 
     fn class(&self, bytes: usize) -> usize {
-        let class = SIZES.iter().position(|size| *size >= bytes);
-        let class =
-            class.unwrap_or_else(|| panic!("no buffer has {bytes} bytes, the largest has {}", SIZES[SIZES.len() - 1]));
-        assert!(SIZES[class] / UNIT <= self.units, "a buffer of {bytes} bytes exceeds the whole budget");
+        let class = class(bytes);
+        assert!(SIZES[class] / UNIT <= self.budget.units(), "a buffer of {bytes} bytes exceeds the whole budget");
         class
     }
 
-    fn buffer(&self, class: usize, permits: OwnedSemaphorePermit) -> Buffer {
-        let memory = self.shelf.take(class).unwrap_or_else(|| Memory::new(SIZES[class]));
-        Buffer { memory: Some(memory), len: 0, shelf: Arc::clone(&self.shelf), _permits: permits }
+    fn buffer(&self, class: usize, permit: Permit) -> Buffer {
+        let memory = self.shelf.take_or_make(class);
+        Buffer { memory: Some(memory), len: 0, shelf: Arc::clone(&self.shelf), permit }
     }
 }
 
+/// The smallest size that holds so much.
+fn class(bytes: usize) -> usize {
+    let class = SIZES.iter().position(|size| *size >= bytes);
+    class.unwrap_or_else(|| panic!("no buffer has {bytes} bytes, the largest has {}", SIZES[SIZES.len() - 1]))
+}
+
 impl Shelf {
+    fn take_or_make(&self, class: usize) -> Memory {
+        self.take(class).unwrap_or_else(|| Memory::new(SIZES[class]))
+    }
+
     fn take(&self, class: usize) -> Option<Memory> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let memory = free.by_size[class].pop()?;
@@ -151,6 +179,12 @@ impl Memory {
         let start = unsafe { alloc_zeroed(layout) };
         let start = NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout));
         Memory { start, size }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the allocation has `size` initialised bytes, and `&mut self` makes this the only
+        // reference to them.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
     }
 
     fn layout(size: usize) -> Layout {
@@ -205,16 +239,29 @@ impl Buffer {
 
     /// The whole capacity, to be read into.
     pub(crate) fn spare(&mut self) -> &mut [u8] {
-        let memory = self.memory();
-        // SAFETY: the allocation has `size` initialised bytes, and `&mut self` makes this the only
-        // reference to them.
-        unsafe { std::slice::from_raw_parts_mut(memory.start.as_ptr(), memory.size) }
+        self.memory.as_mut().expect("taken only by drop").bytes_mut()
     }
 
-    /// The meaningful bytes `range` as `Bytes`, without a copy: memory and permits live as long as
+    /// The meaningful bytes `range` as `Bytes`, without a copy: memory and permit live as long as
     /// the last clone.
     pub fn into_bytes(self, range: std::ops::Range<usize>) -> Bytes {
         Bytes::from_owner(self).slice(range)
+    }
+
+    /// As [`into_bytes`](Buffer::into_bytes), moved into the smallest buffer that holds them, if that is a smaller one.
+    pub(crate) fn cut_out(mut self, range: std::ops::Range<usize>) -> Bytes {
+        let class = class(range.len());
+        if SIZES[class] >= self.capacity() {
+            return self.into_bytes(range);
+        }
+        let mut small = self.shelf.take_or_make(class);
+        small.bytes_mut()[..range.len()].copy_from_slice(&self.as_slice()[range.clone()]);
+        self.len = range.len();
+        if let Some(large) = self.memory.replace(small) {
+            self.shelf.put(large);
+        }
+        self.permit.keep(SIZES[class] / UNIT);
+        Bytes::from_owner(self)
     }
 
     fn memory(&self) -> &Memory {
@@ -257,6 +304,18 @@ mod tests {
         assert_eq!((&bytes[..], pool.in_use()), (&b"ept"[..], BLOCK_BYTES));
         drop(bytes);
         assert_eq!(pool.in_use(), 0);
+        let cut = {
+            let mut large = pool.take(BLOCK_BYTES).await;
+            large.fill(b"the part that is kept");
+            large.cut_out(17..21)
+        };
+        assert_eq!((&cut[..], pool.in_use()), (&b"kept"[..], ALIGNMENT));
+        let same = {
+            let mut small = pool.take(1).await;
+            small.fill(b"kept");
+            small.cut_out(1..4)
+        };
+        assert_eq!((&same[..], pool.in_use()), (&b"ept"[..], 2 * ALIGNMENT));
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@
 
 mod blob;
 mod bridge;
+mod budget;
 mod buffer;
 mod catalog;
 mod clock;
@@ -41,6 +42,7 @@ pub use blob::{
     Arrival, BlobMeta, BlobReader, BlobWriter, Chunk, Fetch, Fetched, FileRegion, Follower, SealedBlob, Wanted,
 };
 pub use bridge::{Bridge, How, NamedFile, Pending};
+pub use budget::Payer;
 pub use buffer::{Buffer, Pool};
 pub use catalog::Catalog;
 pub use catalog::objects::{Entry, ObjectRecord, Precondition, PutOutcome};

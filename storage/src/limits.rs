@@ -35,7 +35,7 @@ pub const SMALL_READ_BYTES: usize = 64 * 1024;
 /// A stream's chunk, when the blob is read from the page cache or the disk alike.
 pub const STREAM_CHUNK_BYTES: usize = 512 * 1024;
 
-/// The same while memory is scarce: a copy that nobody waits for, however slowly it is taken.
+/// The same while a client's memory is scarce: many of its streams may be left alone, and each holds little.
 pub const SCARCE_CHUNK_BYTES: usize = 32 * 1024;
 
 /// How far behind what it is asked for the kernel may read: twice the device's `read_ahead_kb` (128 by default, 8192 on some
@@ -75,6 +75,9 @@ pub const LOW_ROOM_BYTES_MAX: u64 = 10 << 30;
 pub const WRITE_BUDGET_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of read buffers being filled or still referenced by a response.
 pub const READ_BUDGET_BYTES: usize = 64 * 1024 * 1024;
+/// A guest may have this many times what is left free of either: alone three quarters, two of them three sevenths each, and
+/// something is always left for who comes next.
+pub const GUEST_SHARE: usize = 3;
 /// Bytes mapped for hot reads. Past it, reads go through the engine. It counts towards the
 /// resident set, whence the modest size.
 pub const MAP_BUDGET_BYTES: usize = 64 * 1024 * 1024;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::budget::Payer;
 use crate::store::Store;
 use crate::store::volumes::Absent;
 use crate::volume::{PAGE_BYTES, Volume};
@@ -106,6 +107,9 @@ pub struct StoreStats {
     /// Bytes of buffers in use, and bytes mapped.
     pub buffer_bytes: u64,
     pub mapped_bytes: u64,
+    /// Times a buffer had to be waited for because there was nothing left, and because its payer had his share.
+    pub waits_for_room_total: u64,
+    pub waits_for_share_total: u64,
     /// Blobs kept open for the next reader, and second descriptors of theirs, for reads past the page cache.
     pub open_blobs: u64,
     pub open_direct: u64,
@@ -200,9 +204,9 @@ impl VolumeStats {
 }
 
 impl Store {
-    /// True while reads from the disk wait for memory, or soon will: what is read leaves too slowly.
-    pub fn is_short_of_read_memory(&self) -> bool {
-        self.inner.volumes.iter().any(|volume| volume.read_pool.is_short())
+    /// True while this payer's reads from the disk wait for memory, or soon will: what is read leaves too slowly.
+    pub fn is_short_of_read_memory(&self, payer: Payer) -> bool {
+        self.inner.volumes.iter().any(|volume| volume.read_pool.is_short(payer))
     }
 
     /// A snapshot of what is counted, over all volumes, and of each one's room and health.
@@ -237,6 +241,8 @@ impl Store {
             reads_mmap_total: sum(|volume| volume.reads_hot.load(Relaxed)),
             reads_reactor_total: sum(|volume| volume.reads_cold.load(Relaxed)),
             buffer_bytes: sum(|volume| (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64),
+            waits_for_room_total: sum(|volume| volume.write_pool.waits().0 + volume.read_pool.waits().0),
+            waits_for_share_total: sum(|volume| volume.write_pool.waits().1 + volume.read_pool.waits().1),
             mapped_bytes: sum(|v| {
                 ((v.map_pages - v.map_budget.available_permits().min(v.map_pages)) * PAGE_BYTES) as u64
             }),

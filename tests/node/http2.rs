@@ -4,18 +4,13 @@
 //! Frames are made by hand. To every violation the node must answer with an error of the RFC, or close; and it must go
 //! on to serve others, in memory that does not grow.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::process::{peak_rss, rss};
 use crate::tls::Secure;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -85,15 +80,8 @@ struct Line {
 
 /// A connection on which HTTP/2 is to be spoken, and nothing was said yet.
 pub async fn connect(secure: &Secure) -> TlsStream<TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&secure.authority.file).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
     let stream = TcpStream::connect(secure.node.addr()).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let stream = secure.encrypt(stream, &[b"h2"]).await;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     stream
 }
@@ -402,6 +390,53 @@ async fn floods_end_their_connection_and_not_the_node() {
     assert!(!secure.node.log().contains("panicked"), "{}", secure.node.log());
 }
 
+/// Bodies that no handler reads, because its answer is not taken, lie in memory as far as the windows let them come.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_nobody_reads_do_not_fill_the_memory() {
+    const CONNECTIONS: usize = 150;
+    let secure = Secure::start("h2-windows").await;
+    let source = secure.folder.path().join("source");
+    std::fs::write(&source, vec![7; 2 << 20]).unwrap();
+    assert!(secure.curl(&["-T", source.to_str().unwrap(), &secure.url("/v1/objects/large")]).status.success());
+    let before = rss(secure.node.pid());
+    let path = b"/v1/objects/large";
+    let get = [&[0x82, 0x87, 0x04, path.len() as u8][..], path, &[0x01, 9], b"localhost"].concat();
+    let mut lines = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut line = Line::ready(&secure).await;
+        let mut window = 65_535;
+        // What the node says at once, its window among it, comes before the second echo.
+        for _ in 0..2 {
+            line.send(&frame(PING, 0, 0, &[0; 8])).await;
+            loop {
+                match line.next().await {
+                    Said::Frame { kind: PING, .. } => break,
+                    Said::Frame { kind: WINDOW_UPDATE, stream: 0, payload, .. } => {
+                        window += u32::from_be_bytes(payload[..4].try_into().unwrap()) as usize;
+                    }
+                    Said::Closed => panic!("closed"),
+                    Said::Frame { .. } => {}
+                }
+            }
+        }
+        // Four bodies of 1 MiB, or as much as may be sent.
+        for stream in [1, 3, 5, 7] {
+            line.send(&request(stream, END_HEADERS, &get)).await;
+            let sent = window.min(1 << 20);
+            window -= sent;
+            let whole = frame(DATA, 0, stream, &[9; 16_384]).repeat(sent / 16_384);
+            assert!(line.send(&whole).await);
+        }
+        lines.push(line);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let grown = rss(secure.node.pid()).saturating_sub(before);
+    println!("{CONNECTIONS} connections with bodies that nobody reads: {} MiB", grown >> 20);
+    assert!(grown < 160 << 20, "the node grew by {} MiB", grown >> 20);
+    serves(&secure).await;
+    drop(lines);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "waits out the 30 s a client may take nothing: make test-large"]
 async fn a_large_answer_that_nobody_takes_ends_its_connection() {
@@ -444,6 +479,8 @@ async fn streams_that_nobody_takes_from_hold_nobody_up() {
         lines.push(line);
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let held = secure.metric("reelring_storage_buffer_bytes ");
+    assert!(held > (8 << 20) as f64, "what waits in {} streams counts for {held} bytes", lines.len() * 64);
     for version in ["--http1.1", "--http2"] {
         let begun = std::time::Instant::now();
         let taken = secure.folder.path().join("taken");

@@ -1,14 +1,22 @@
 //! https with real clients: curl over HTTP/1.1 and HTTP/2, the command line, and certificates that change while it runs.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::node::{Node, log_tail, reelring, serve};
+use crate::support::node::{Node, Setting, log_tail, reelring, serve};
 use crate::support::process::signal;
 use crate::support::{Noise, eventually, raw, scratch};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -52,18 +60,47 @@ pub struct Secure {
 
 impl Secure {
     pub async fn start(label: &str) -> Secure {
+        Secure::start_with(label, &[]).await
+    }
+
+    pub async fn start_with(label: &str, settings: &[Setting<'_>]) -> Secure {
         let folder = scratch(label);
         let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
         let authority = Authority::new(folder.path());
         let der = authority.certify(&certificate, &key);
-        let settings =
-            [("REELRING_TLS_CERT", certificate.to_str().unwrap()), ("REELRING_TLS_KEY", key.to_str().unwrap())];
-        let node = Node::start_with(&folder.path().join("data"), &settings).await;
+        let files = [("REELRING_TLS_CERT", certificate.to_str().unwrap()), ("REELRING_TLS_KEY", key.to_str().unwrap())];
+        let node = Node::start_with(&folder.path().join("data"), &[&files, settings].concat()).await;
         Secure { folder, authority, certificate, key, der, node }
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("https://{}{path}", self.node.addr())
+    }
+
+    /// A connection from 127.0.0.`client`, which counts as a client of its own.
+    pub async fn connect(&self, client: u8) -> TlsStream<TcpStream> {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, client], 0))).unwrap();
+        self.encrypt(socket.connect(self.node.addr()).await.unwrap(), &[]).await
+    }
+
+    /// With the protocols that are offered.
+    pub async fn encrypt(&self, stream: TcpStream, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.authority.file).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    }
+
+    /// A number of `/metrics`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = printed(&self.curl(&[&self.url("/metrics")]));
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     pub fn curl(&self, arguments: &[&str]) -> Output {

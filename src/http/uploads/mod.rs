@@ -20,6 +20,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
+use super::zero_copy::Outgoing;
 use crate::node::Node;
 use crate::uploads::{Append, Checksum, State as UploadState, UploadId};
 use dialect::{Dialect, TUS_VERSION};
@@ -154,6 +155,7 @@ fn ask(dialect: Dialect, parts: &Parts, offset: u64) -> Result<Append, Problem> 
         completes,
         checksum,
         checksum_follows,
+        payer: Outgoing::payer_of(parts),
     })
 }
 

@@ -27,9 +27,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::Body;
+use axum::http::request::Parts;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use reelring_storage::{BlobReader, Chunk, FileRegion};
+use reelring_storage::{BlobReader, Chunk, FileRegion, Payer};
 
 use super::metrics::SentBytes;
 
@@ -42,6 +43,8 @@ struct Way {
     /// passes through memory.
     files: Option<Mutex<VecDeque<Part>>>,
     sent: SentBytes,
+    /// Who has the buffers that wait for this client.
+    payer: Payer,
 }
 
 struct Part {
@@ -53,12 +56,27 @@ struct Part {
 impl Outgoing {
     /// For a connection under a [`SendStream`].
     pub(super) fn by_file(sent: SentBytes) -> Self {
-        Self(Arc::new(Way { files: Some(Mutex::default()), sent }))
+        Self(Arc::new(Way { files: Some(Mutex::default()), sent, payer: Payer::Node }))
     }
 
     /// For a connection whose bytes are encrypted or framed on the way.
     pub(super) fn by_memory(sent: SentBytes) -> Self {
-        Self(Arc::new(Way { files: None, sent }))
+        Self(Arc::new(Way { files: None, sent, payer: Payer::Node }))
+    }
+
+    /// The same, for a client that pays for its buffers itself.
+    pub(super) fn on_account_of(self, payer: Payer) -> Self {
+        let way = Arc::into_inner(self.0).expect("nobody shares it yet");
+        Self(Arc::new(Way { payer, ..way }))
+    }
+
+    pub(super) fn payer(&self) -> Payer {
+        self.0.payer
+    }
+
+    /// Who pays for what a request has in memory: one that came by no connection is the node's own.
+    pub(super) fn payer_of(request: &Parts) -> Payer {
+        request.extensions.get().map_or(Payer::Node, Self::payer)
     }
 
     /// The part of `blob` as a body, if it can be sent from the file.

@@ -19,6 +19,7 @@ use futures_util::Stream;
 
 use super::progress::{Fate, Progress, Seen};
 use crate::bridge::NamedFile;
+use crate::budget::Payer;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
@@ -30,6 +31,7 @@ pub struct Follower {
     progress: Arc<Progress>,
     file: Arc<FollowedFile>,
     version: u32,
+    payer: Payer,
 }
 
 /// The file of a blob that is being written, open for its followers.
@@ -91,7 +93,13 @@ impl Follower {
             return Ok(None);
         }
         progress.join();
-        Ok(Some(Follower { progress: Arc::clone(progress), file, version }))
+        Ok(Some(Follower { progress: Arc::clone(progress), file, version, payer: Payer::Node }))
+    }
+
+    /// The same, with its buffers on somebody's account.
+    pub fn on_account_of(mut self, payer: Payer) -> Follower {
+        self.payer = payer;
+        self
     }
 
     pub fn id(&self) -> BlobId {
@@ -205,31 +213,39 @@ impl Cursor {
         let Follower { progress, version, .. } = &self.follower;
         let (blocks, crcs) = progress.blocks(&range, *version).ok_or_else(|| self.gone())?;
         let is_newest = blocks.end == progress.seen().landed;
-        let chunk = if is_newest {
-            let mut newest = progress.newest.lock().await;
-            let shared = newest.upgrade().filter(|chunk| {
-                chunk.version == *version && chunk.blocks.start == blocks.start && chunk.blocks.end >= range.end
-            });
-            match shared {
-                Some(chunk) => chunk,
-                None => {
-                    let chunk = Arc::new(self.read_blocks(blocks, &crcs).await?);
-                    *newest = Arc::downgrade(&chunk);
-                    chunk
-                }
+        let shared = if is_newest { self.newest(&range, &blocks, &crcs).await? } else { None };
+        let chunk = match shared {
+            Some(chunk) => chunk,
+            None => {
+                let buffer = progress.volume.read_pool.take_for(self.follower.payer, read_len(&blocks)).await;
+                Arc::new(self.read_blocks(buffer, blocks, &crcs).await?)
             }
-        } else {
-            Arc::new(self.read_blocks(blocks, &crcs).await?)
         };
         let from = (range.start - chunk.blocks.start) as usize;
         let range = from..from + (range.end - range.start) as usize;
         Ok(Bytes::from_owner(Part { chunk, range }))
     }
 
-    async fn read_blocks(&self, blocks: Range<u64>, crcs: &[u32]) -> Result<Chunk> {
-        let Follower { progress, file, version } = &self.follower;
-        let len = (blocks.end - blocks.start) as usize;
-        let buffer = progress.volume.read_pool.take(len).await;
+    /// What has landed last is read once for all who follow; `None` where that would have to wait for memory, for those
+    /// behind would wait for this one's.
+    async fn newest(&self, range: &Range<u64>, blocks: &Range<u64>, crcs: &[u32]) -> Result<Option<Arc<Chunk>>> {
+        let Follower { progress, version, payer, .. } = &self.follower;
+        let mut newest = progress.newest.lock().await;
+        let shared = newest.upgrade().filter(|chunk| {
+            chunk.version == *version && chunk.blocks.start == blocks.start && chunk.blocks.end >= range.end
+        });
+        if shared.is_some() {
+            return Ok(shared);
+        }
+        let Some(buffer) = progress.volume.read_pool.try_take_for(*payer, read_len(blocks)) else { return Ok(None) };
+        let chunk = Arc::new(self.read_blocks(buffer, blocks.clone(), crcs).await?);
+        *newest = Arc::downgrade(&chunk);
+        Ok(Some(chunk))
+    }
+
+    async fn read_blocks(&self, buffer: Buffer, blocks: Range<u64>, crcs: &[u32]) -> Result<Chunk> {
+        let Follower { progress, file, version, .. } = &self.follower;
+        let len = read_len(&blocks);
         let buffer = progress.volume.bridge.read(file.file(), buffer, blocks.start, len).await?;
         let seen = progress.seen();
         if seen.version != *version || seen.fate == Fate::Gone {
@@ -247,4 +263,8 @@ impl Cursor {
         }
         Ok(Chunk { blocks, version: *version, buffer })
     }
+}
+
+fn read_len(blocks: &Range<u64>) -> usize {
+    (blocks.end - blocks.start) as usize
 }

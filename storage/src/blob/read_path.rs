@@ -35,10 +35,11 @@ use crate::blob::format::{Footer, block_range};
 use crate::blob::region::{Fetched, Wanted};
 use crate::blob::resident::{is_cached, present};
 use crate::bridge::{NamedFile, Pending};
+use crate::budget::Payer;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::limits::{BLOCK_BYTES, READ_AHEAD_BYTES_MAX, SMALL_BLOB_BYTES, SMALL_READ_BYTES};
+use crate::limits::{BLOCK_BYTES, READ_AHEAD_BYTES_MAX, SCARCE_CHUNK_BYTES, SMALL_BLOB_BYTES, SMALL_READ_BYTES};
 use crate::volume::{PAGE_BYTES, Volume};
 
 /// A blob file open for reading.
@@ -86,6 +87,7 @@ pub(crate) struct ColdRead {
     /// What was asked for.
     range: Range<u64>,
     way: Way,
+    payer: Payer,
 }
 
 /// How the engine reads.
@@ -162,11 +164,17 @@ impl OpenBlob {
         range: &Range<u64>,
         window: &mut Option<Arc<Window>>,
         ahead: u64,
+        payer: Payer,
     ) -> Result<Option<Bytes>> {
         self.check()?;
         let blocks = self.whole_blocks(range);
-        if range.end - range.start <= SMALL_READ_BYTES as u64 && self.is_verified(&blocks) {
-            match self.copy_resident(range)? {
+        let len = (range.end - range.start) as usize;
+        let small = len <= SMALL_READ_BYTES;
+        let mut copy = small.then(|| self.volume.read_pool.try_take_for(payer, len)).flatten();
+        if self.is_verified(&blocks)
+            && let Some(copy) = copy.take()
+        {
+            match self.copy_resident(range, copy)? {
                 Some(bytes) => return Ok(Some(bytes)),
                 None => self.doubt(),
             }
@@ -187,7 +195,13 @@ impl OpenBlob {
                 self.mark(block);
             }
             let range = shared.within(range);
-            Some(Bytes::from_owner(Mapped { window: Arc::clone(&shared), range }))
+            Some(match copy {
+                Some(mut copy) => {
+                    copy.fill(&shared.map[range]);
+                    copy.into_bytes(0..len)
+                }
+                None => Bytes::from_owner(Mapped { window: Arc::clone(&shared), range }),
+            })
         } else {
             self.doubt();
             None
@@ -232,16 +246,16 @@ impl OpenBlob {
     }
 
     /// Reads through the engine.
-    pub(crate) async fn cold(&self, range: &Range<u64>, wanted: Wanted) -> Result<Fetched> {
-        self.accept(self.cold_unverified(range, wanted).await?)
+    pub(crate) async fn cold(&self, range: &Range<u64>, wanted: Wanted, payer: Payer) -> Result<Fetched> {
+        self.accept(self.cold_unverified(range, wanted, payer).await?)
     }
 
     /// The same up to the checksums: they take a while, and the caller says when.
-    pub(crate) async fn cold_unverified(&self, range: &Range<u64>, wanted: Wanted) -> Result<Arrived> {
+    pub(crate) async fn cold_unverified(&self, range: &Range<u64>, wanted: Wanted, payer: Payer) -> Result<Arrived> {
         self.check()?;
         let blocks = self.whole_blocks(range);
         let len = read_len(&blocks);
-        let mut buffer = self.volume.read_pool.take(len).await;
+        let mut buffer = self.volume.read_pool.take_for(payer, len).await;
         if self.may_go_past(&blocks, range, wanted)
             && let Some(direct) = self.direct().await
             && !self.lets_in(&blocks)
@@ -251,7 +265,7 @@ impl OpenBlob {
                 Err(error) if self.volume.direct.read_refused(&self.volume, &error) => {}
                 Err(error) => return Err(error),
             }
-            buffer = self.volume.read_pool.take(len).await;
+            buffer = self.volume.read_pool.take_for(payer, len).await;
         }
         self.doubt_what_comes(&blocks);
         let buffer = self.volume.bridge.read(self.file(), buffer, blocks.start, len).await?;
@@ -259,21 +273,21 @@ impl OpenBlob {
     }
 
     /// Starts a read through the engine if that can be done now, and leaves enough for those who cannot go on without.
-    pub(crate) fn try_cold(&self, range: &Range<u64>, wanted: Wanted) -> Option<ColdRead> {
+    pub(crate) fn try_cold(&self, range: &Range<u64>, wanted: Wanted, payer: Payer) -> Option<ColdRead> {
         let blocks = self.whole_blocks(range);
         let len = read_len(&blocks);
         let may_go_past = self.may_go_past(&blocks, range, wanted);
         if may_go_past && !self.direct.initialized() {
             return None;
         }
-        let buffer = self.volume.read_pool.try_take_spare(len)?;
+        let buffer = self.volume.read_pool.try_take_spare(payer, len)?;
         let direct = self.direct.get().and_then(Option::as_ref).filter(|_| may_go_past && !self.lets_in(&blocks));
         let (file, way) = direct.map_or((self.file(), Way::Cached), |direct| (&direct.file, Way::Direct));
         if way == Way::Cached {
             self.doubt_what_comes(&blocks);
         }
         let pending = self.volume.bridge.try_read(file, buffer, blocks.start, len)?;
-        Some(ColdRead { pending, blocks, range: range.clone(), way })
+        Some(ColdRead { pending, blocks, range: range.clone(), way, payer })
     }
 
     pub(crate) async fn finish_cold(&self, read: ColdRead) -> Result<Fetched> {
@@ -281,11 +295,11 @@ impl OpenBlob {
     }
 
     pub(crate) async fn finish_unverified(&self, read: ColdRead) -> Result<Arrived> {
-        let ColdRead { pending, blocks, range, way } = read;
+        let ColdRead { pending, blocks, range, way, payer } = read;
         match pending.await {
             Ok(buffer) => Ok(Arrived { buffer, blocks, range, way }),
             Err(error) if way == Way::Direct && self.volume.direct.read_refused(&self.volume, &error) => {
-                self.cold_unverified(&range, Wanted::Later).await
+                self.cold_unverified(&range, Wanted::Later, payer).await
             }
             Err(error) => Err(error),
         }
@@ -331,7 +345,10 @@ impl OpenBlob {
             }
         }
         self.volume.reads_cold.fetch_add(1, Relaxed);
-        Ok(Fetched { bytes: buffer.into_bytes(within(&range)), in_page_cache: way == Way::Cached })
+        let cut = within(&range);
+        // What is small may wait long for somebody who takes it, and the rest of its block is not to wait with it.
+        let bytes = if cut.len() <= SCARCE_CHUNK_BYTES { buffer.cut_out(cut) } else { buffer.into_bytes(cut) };
+        Ok(Fetched { bytes, in_page_cache: way == Way::Cached })
     }
 
     /// Compares a block in memory with its checksum.
@@ -386,16 +403,15 @@ impl OpenBlob {
     }
 
     /// Copies a small range without waiting; `None` when not all of it is in the page cache.
-    fn copy_resident(&self, range: &Range<u64>) -> Result<Option<Bytes>> {
+    fn copy_resident(&self, range: &Range<u64>, mut copy: Buffer) -> Result<Option<Bytes>> {
         // Where something is missing, preadv2 would have the kernel begin to read it.
         if !self.is_cached(range)? {
             return Ok(None);
         }
         let len = (range.end - range.start) as usize;
-        let mut copy = vec![0; len];
         let read = rustix::io::preadv2(
             &self.file().file,
-            &mut [IoSliceMut::new(&mut copy)],
+            &mut [IoSliceMut::new(&mut copy.spare()[..len])],
             range.start,
             ReadWriteFlags::NOWAIT,
         );
@@ -403,7 +419,8 @@ impl OpenBlob {
             return Ok(None);
         }
         self.volume.reads_hot.fetch_add(1, Relaxed);
-        Ok(Some(Bytes::from(copy)))
+        copy.set_len(len);
+        Ok(Some(copy.into_bytes(0..len)))
     }
 
     /// Maps a range, or returns `None` when the budget is spent.
@@ -481,14 +498,14 @@ mod tests {
             rustix::fs::fadvise(&blob.file().file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
 
             let range = 0..STREAM_CHUNK_BYTES as u64;
-            let Some(ahead) = blob.try_cold(&range, Wanted::Now).filter(ColdRead::is_direct) else {
+            let Some(ahead) = blob.try_cold(&range, Wanted::Now, Payer::Node).filter(ColdRead::is_direct) else {
                 return println!("skipped: this file system keeps its pages in memory");
             };
             let fetched = blob.finish_cold(ahead).await.unwrap();
             assert!(fetched.in_page_cache && fetched.bytes == data[..STREAM_CHUNK_BYTES]);
             assert!(volume.direct.refuses_reads(), "it is remembered");
             let behind = STREAM_CHUNK_BYTES as u64..2 * STREAM_CHUNK_BYTES as u64;
-            let fetched = blob.cold(&behind, Wanted::Now).await.unwrap();
+            let fetched = blob.cold(&behind, Wanted::Now, Payer::Node).await.unwrap();
             assert!(fetched.in_page_cache && fetched.bytes == data[STREAM_CHUNK_BYTES..][..STREAM_CHUNK_BYTES]);
             assert!(volume.direct.open(&volume, &blob.file().path).await.is_none(), "and no other is opened");
             drop((fetched, blob, sealed));

@@ -15,6 +15,7 @@ use super::format::{Footer, InTail, TAIL_BYTES};
 use super::region::{FileRegion, Wanted};
 use crate::blob::read_path::{ColdRead, OpenBlob, Window};
 use crate::bridge::{How, NamedFile};
+use crate::budget::Payer;
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
@@ -26,6 +27,7 @@ use crate::volume::{PAGE_BYTES, Volume};
 pub struct BlobReader {
     id: BlobId,
     blob: Arc<OpenBlob>,
+    payer: Payer,
 }
 
 impl BlobReader {
@@ -38,7 +40,13 @@ impl BlobReader {
         if let Err(Error::Corrupt { detail, .. }) = &footer {
             volume.quarantine.report(id, detail);
         }
-        Ok(BlobReader { id, blob: Arc::new(OpenBlob::new(Arc::clone(volume), id, file, footer?)) })
+        let blob = Arc::new(OpenBlob::new(Arc::clone(volume), id, file, footer?));
+        Ok(BlobReader { id, blob, payer: Payer::Node })
+    }
+
+    /// The same, with its buffers on somebody's account.
+    pub fn on_account_of(self, payer: Payer) -> BlobReader {
+        BlobReader { payer, ..self }
     }
 
     pub fn id(&self) -> BlobId {
@@ -73,15 +81,15 @@ impl BlobReader {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        match self.blob.hot(&range, &mut None, 0)? {
+        match self.blob.hot(&range, &mut None, 0, self.payer)? {
             Some(bytes) => Ok(bytes),
-            None => Ok(self.blob.cold(&range, Wanted::Now).await?.bytes),
+            None => Ok(self.blob.cold(&range, Wanted::Now, self.payer).await?.bytes),
         }
     }
 
     /// The part `range` (cut to the blob's end), to be sent from the file itself; `None` where it cannot be mapped.
     pub fn region(&self, range: Range<u64>) -> Option<FileRegion> {
-        FileRegion::new(&self.blob, range.start.min(self.len())..range.end.min(self.len()))
+        FileRegion::new(&self.blob, range.start.min(self.len())..range.end.min(self.len()), self.payer)
     }
 
     /// The bytes of `range` (cut to the blob's end) in order, with one chunk of read-ahead.
@@ -92,7 +100,8 @@ impl BlobReader {
     /// As `stream`, with where each chunk came from.
     pub fn chunks(&self, range: Range<u64>) -> impl Stream<Item = Result<Chunk>> + Send + 'static {
         let end = range.end.min(self.len());
-        let cursor = Cursor { blob: Arc::clone(&self.blob), at: range.start, end, window: None, ahead: None };
+        let (blob, payer) = (Arc::clone(&self.blob), self.payer);
+        let cursor = Cursor { blob, payer, at: range.start, end, window: None, ahead: None };
         futures_util::stream::try_unfold(cursor, |mut cursor| async move {
             Ok(cursor.next().await?.map(|chunk| (chunk, cursor)))
         })
@@ -119,6 +128,7 @@ pub struct Chunk {
 /// A stream's place.
 struct Cursor {
     blob: Arc<OpenBlob>,
+    payer: Payer,
     at: u64,
     end: u64,
     window: Option<Arc<Window>>,
@@ -136,8 +146,8 @@ impl Cursor {
         if self.at >= self.end {
             return Ok(None);
         }
-        if self.ahead.is_none() && self.blob.volume.is_memory_scarce() {
-            return self.next_copied().await.map(Some);
+        if self.ahead.is_none() && self.blob.volume.is_memory_scarce(self.payer) {
+            return self.next_small().await.map(Some);
         }
         let range = self.chunk();
         let (bytes, from_disk) = match self.ahead.take() {
@@ -149,11 +159,11 @@ impl Cursor {
                 (self.blob.finish_cold(read).await?.bytes, true)
             }
             None => {
-                let hot = self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES)?;
+                let hot = self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES, self.payer)?;
                 let from_disk = hot.is_none();
                 let bytes = match hot {
                     Some(bytes) => bytes,
-                    None => self.blob.cold(&range, Wanted::Now).await?.bytes,
+                    None => self.blob.cold(&range, Wanted::Now, self.payer).await?.bytes,
                 };
                 self.at = range.end;
                 if from_disk {
@@ -166,20 +176,19 @@ impl Cursor {
         Ok(Some(Chunk { bytes, from_disk }))
     }
 
-    /// A small piece that holds nothing of the budgets.
-    async fn next_copied(&mut self) -> Result<Chunk> {
+    /// A small piece: copied if it is in memory, and else cut out of its block.
+    async fn next_small(&mut self) -> Result<Chunk> {
         self.window = None;
-        let piece = SCARCE_CHUNK_BYTES as u64;
-        let range = self.at..((self.at / piece + 1) * piece).min(self.end);
-        let hot = self.blob.hot(&range, &mut None, 0)?;
+        let range = self.piece(SCARCE_CHUNK_BYTES);
+        let hot = self.blob.hot(&range, &mut None, 0, self.payer)?;
         let from_disk = hot.is_none();
         let bytes = match hot {
             Some(bytes) => bytes,
             // Through the page cache: the pieces behind it are asked for next.
-            None => self.blob.cold(&range, Wanted::Later).await?.bytes,
+            None => self.blob.cold(&range, Wanted::Later, self.payer).await?.bytes,
         };
         self.at = range.end;
-        Ok(Chunk { bytes: Bytes::copy_from_slice(&bytes), from_disk })
+        Ok(Chunk { bytes, from_disk })
     }
 
     fn look_ahead(&mut self) {
@@ -187,17 +196,21 @@ impl Cursor {
             return;
         }
         let range = self.chunk();
-        self.ahead = match self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES) {
+        self.ahead = match self.blob.hot(&range, &mut self.window, MAP_WINDOW_BYTES, self.payer) {
             Ok(Some(bytes)) => Some(Ahead::Hot(bytes)),
             // An error comes back when the chunk is asked for.
-            _ => self.blob.try_cold(&range, Wanted::Now).map(Ahead::Cold),
+            _ => self.blob.try_cold(&range, Wanted::Now, self.payer).map(Ahead::Cold),
         };
     }
 
-    /// Chunks end at multiples of their size, so that no block is read twice.
     fn chunk(&self) -> Range<u64> {
-        let chunk = STREAM_CHUNK_BYTES as u64;
-        self.at..((self.at / chunk + 1) * chunk).min(self.end)
+        self.piece(STREAM_CHUNK_BYTES)
+    }
+
+    /// Pieces end at multiples of their size, so that no block is read twice.
+    fn piece(&self, size: usize) -> Range<u64> {
+        let size = size as u64;
+        self.at..((self.at / size + 1) * size).min(self.end)
     }
 }
 
@@ -241,9 +254,9 @@ mod tests {
     use crate::engine::EngineChoice;
     use crate::limits::READ_BUDGET_BYTES;
 
-    /// Slow readers have taken what they may have: the others go on, in pieces that hold nothing.
+    /// Who has taken what chunks may take goes on, in small pieces that count for no more than they are; others have chunks.
     #[tokio::test]
-    async fn while_memory_is_scarce_a_stream_is_copied() {
+    async fn while_memory_is_scarce_a_stream_has_small_pieces() {
         let dir = tempfile::tempdir().unwrap();
         let volume = Volume::on(dir.path(), Bridge::start(EngineChoice::Auto).unwrap());
         let room = volume.room.reserve(0).unwrap();
@@ -252,21 +265,26 @@ mod tests {
         writer.write(data.clone().into()).await.unwrap();
         let reader = BlobReader::open(&volume, writer.seal().await.unwrap().id).await.unwrap();
 
+        let (slow, other) = (Payer::Guest(1), Payer::Guest(2));
         let mut held = Vec::new();
-        while !volume.is_memory_scarce() {
-            held.push(volume.read_pool.take(STREAM_CHUNK_BYTES).await);
+        while !volume.is_memory_scarce(slow) {
+            held.push(volume.read_pool.take_for(slow, STREAM_CHUNK_BYTES).await);
         }
         let in_use = volume.read_pool.in_use();
-        assert!((READ_BUDGET_BYTES / 2..READ_BUDGET_BYTES).contains(&in_use), "{in_use}");
-        for cached in [false, true] {
+        assert!((READ_BUDGET_BYTES * 3 / 8..=READ_BUDGET_BYTES / 2).contains(&in_use), "{in_use}");
+        for (payer, cached) in [(slow, false), (slow, true), (other, false), (other, true)] {
             if !cached {
                 rustix::fs::fadvise(reader.file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
             }
-            let chunks: Vec<Chunk> = reader.chunks(1..reader.len()).try_collect().await.unwrap();
-            assert!(chunks.iter().all(|chunk| chunk.bytes.len() <= SCARCE_CHUNK_BYTES));
+            let chunks = reader.clone().on_account_of(payer).chunks(1..reader.len());
+            let chunks: Vec<Chunk> = chunks.try_collect().await.unwrap();
+            let largest = chunks.iter().map(|chunk| chunk.bytes.len()).max();
+            assert_eq!(largest, Some(if payer == slow { SCARCE_CHUNK_BYTES } else { STREAM_CHUNK_BYTES }));
             assert!(chunks.iter().flat_map(|chunk| chunk.bytes.iter()).eq(&data[1..]), "cached: {cached}");
-            assert_eq!(volume.read_pool.in_use(), in_use, "all of it is still held, and nothing of the budget");
-            assert_eq!(volume.map_budget.available_permits(), volume.map_pages);
+            assert!(payer != slow || volume.map_budget.available_permits() == volume.map_pages);
+            if payer == slow {
+                assert_eq!(volume.read_pool.in_use(), in_use + chunks.len() * SCARCE_CHUNK_BYTES, "cached: {cached}");
+            }
         }
         drop((held, reader));
         volume.settle().await;

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use memmap2::Mmap;
 
 use crate::blob::read_path::{Arrived, OpenBlob};
+use crate::budget::Payer;
 use crate::error::Result;
 use crate::limits::STREAM_CHUNK_BYTES;
 
@@ -27,6 +28,7 @@ pub struct FileRegion {
     blob: Arc<OpenBlob>,
     map: Arc<Mmap>,
     range: Range<u64>,
+    payer: Payer,
 }
 
 /// When what is read can be sent.
@@ -72,8 +74,8 @@ impl AsRef<[u8]> for Untouched {
 
 impl FileRegion {
     /// The region of `range`, which lies in the blob; `None` where there is no address space for it.
-    pub(crate) fn new(blob: &Arc<OpenBlob>, range: Range<u64>) -> Option<FileRegion> {
-        Some(FileRegion { blob: Arc::clone(blob), map: blob.whole_map()?, range })
+    pub(crate) fn new(blob: &Arc<OpenBlob>, range: Range<u64>, payer: Payer) -> Option<FileRegion> {
+        Some(FileRegion { blob: Arc::clone(blob), map: blob.whole_map()?, range, payer })
     }
 
     /// Where in the file it lies.
@@ -102,9 +104,9 @@ impl FileRegion {
         let range = self.chunk(at);
         let begun = self.try_fetch(at, wanted);
         begun.unwrap_or_else(|| {
-            let (blob, read) = (Arc::clone(&self.blob), range.clone());
+            let (blob, read, payer) = (Arc::clone(&self.blob), range.clone(), self.payer);
             let arrival = Box::pin(async move {
-                let arrived = blob.cold_unverified(&read, wanted).await?;
+                let arrived = blob.cold_unverified(&read, wanted, payer).await?;
                 Ok(Arrival { blob, arrived })
             });
             Fetch { range, in_page_cache: false, arrival }
@@ -114,7 +116,7 @@ impl FileRegion {
     /// As `fetch`, if it can begin at once and memory is not short.
     pub fn try_fetch(&self, at: u64, wanted: Wanted) -> Option<Fetch> {
         let range = self.chunk(at);
-        let (blob, read) = (Arc::clone(&self.blob), self.blob.try_cold(&range, wanted)?);
+        let (blob, read) = (Arc::clone(&self.blob), self.blob.try_cold(&range, wanted, self.payer)?);
         let in_page_cache = !read.is_direct();
         let arrival = Box::pin(async move {
             let arrived = blob.finish_unverified(read).await?;

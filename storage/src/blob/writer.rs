@@ -25,6 +25,7 @@ use super::resume::check_note;
 use super::sealed::{Files, SealedBlob};
 use super::{BlobMeta, check_length};
 use crate::bridge::{How, Landed, NamedFile, Pending};
+use crate::budget::Payer;
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
@@ -63,6 +64,7 @@ pub struct BlobWriter {
     /// The largest batch that the sender is fast enough for.
     batch_cap: usize,
     pub(super) journal: Option<JournalFile>,
+    payer: Payer,
     /// An operation failed or was cancelled half way.
     pub(super) failed: bool,
 }
@@ -152,6 +154,7 @@ impl BlobWriter {
             handed_over: Instant::now(),
             batch_cap: BATCH_BYTES_MAX,
             journal,
+            payer: Payer::Node,
             failed: false,
         }
     }
@@ -186,6 +189,11 @@ impl BlobWriter {
         self.submitted + filled
     }
 
+    /// From now on its buffers are on somebody's account.
+    pub fn set_payer(&mut self, payer: Payer) {
+        self.payer = payer;
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -212,7 +220,7 @@ impl BlobWriter {
         }
         let limit = self.next_batch_bytes().min(self.batch_cap);
         let room_for_footer = self.footer_bytes_estimate();
-        let buffer = self.volume.write_pool.take((limit + room_for_footer).min(BATCH_BYTES_MAX)).await;
+        let buffer = self.volume.write_pool.take_for(self.payer, (limit + room_for_footer).min(BATCH_BYTES_MAX)).await;
         let limit = limit.min(buffer.capacity());
         self.batch = Some(Batch { buffer, limit });
         Ok(())

@@ -33,6 +33,7 @@ use self::quarantine::Quarantine;
 use self::room::Room;
 use crate::blob::{Direct, Ghosts};
 use crate::bridge::{Bridge, NamedFile};
+use crate::budget::Payer;
 use crate::buffer::Pool;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
@@ -97,10 +98,11 @@ pub(crate) struct VolumeParts {
 pub(crate) const PAGE_BYTES: usize = 4096;
 
 impl Volume {
-    /// True when streams are to hold on to no more memory, buffers or maps. Those who take what they get slowly, by design or
-    /// not, may have three quarters of it; through the last one everybody else gets on.
-    pub(crate) fn is_memory_scarce(&self) -> bool {
-        self.read_pool.is_scarce() || self.map_budget.available_permits() < self.map_pages / 4
+    /// True when this payer's streams are to hold no more whole chunks or maps. What they hold lasts until it is taken, however
+    /// slowly: a quarter of the memory is for small pieces, with which many get on.
+    pub(crate) fn is_memory_scarce(&self, payer: Payer) -> bool {
+        self.read_pool.is_scarce(payer, limits::STREAM_CHUNK_BYTES)
+            || self.map_budget.available_permits() < self.map_pages / 4
     }
 
     /// Must be called within a tokio runtime.
