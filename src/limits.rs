@@ -19,7 +19,8 @@ pub const HTTP_IDLE_GRACE: Duration = Duration::from_secs(1);
 pub const HTTP_IDLE_LOOK: Duration = Duration::from_millis(20);
 /// Connections that have been asked to make room and are still there.
 pub const HTTP_LEAVING: usize = 64;
-/// Clients that are being told to come again, how long that may take, and when they should come.
+/// Clients that are being told to come again, how long each of them may take to say something and to be answered, and when
+/// they should come.
 pub const HTTP_REFUSALS: usize = 256;
 pub const HTTP_REFUSAL: Duration = Duration::from_secs(2);
 pub const HTTP_REFUSED_RETRY_AFTER: Duration = Duration::from_secs(5);

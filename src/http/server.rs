@@ -27,9 +27,9 @@ pub async fn serve(
     if let Err(error) = spare_pacing(&listener) {
         tracing::debug!(%error, "the system's congestion control stays on loopback");
     }
-    let encrypts = tls.is_some();
-    let scheme = if encrypts { "https://" } else { "" };
-    let connections = Arc::new(Connections::new(&node, tls)?);
+    let scheme = if tls.is_some() { "https://" } else { "" };
+    let connections = Arc::new(Connections::new(&node, tls.clone())?);
+    let refusals = Refusals::new(tls);
     let local = LocalSocket::bind(&node.config().data)
         .inspect_err(|error| tracing::warn!(%error, "http.sock cannot be made: commands beside this node need a token"))
         .map(|socket| tokio::spawn(socket.serve(connections.clone(), shutdown.clone())));
@@ -38,7 +38,6 @@ pub async fn serve(
             |error| tracing::warn!(%error, "http.addr cannot be written: commands need --node to find this node"),
         )
         .ok();
-    let refusals = Refusals::new();
 
     loop {
         let accepted = tokio::select! {
@@ -57,8 +56,6 @@ pub async fn serve(
         };
         match connections.admission().admit(client.ip()) {
             Ok(seat) => connections.serve(stream, seat),
-            // In the middle of a handshake nobody understands words.
-            Err(_) if encrypts => drop(stream),
             Err(refusal) => refusals.send(stream, refusal),
         }
     }

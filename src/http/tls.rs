@@ -73,6 +73,13 @@ impl Tls {
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone().into()
     }
+
+    /// For a connection with one request, which HTTP/1.1 is enough for.
+    pub(super) fn acceptor_of_one_request(&self) -> TlsAcceptor {
+        let mut config = ServerConfig::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        config.alpn_protocols.retain(|name| name != HTTP2);
+        Arc::new(config).into()
+    }
 }
 
 fn load(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {

@@ -5,11 +5,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use reqwest::Method;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::node::{Node, Setting, files};
@@ -110,6 +111,95 @@ async fn who_finds_no_room_is_told_when_to_come_again() {
     assert!(metric(&node, "reelring_http_connections_refused_total{reason=\"client\"}").await >= 2.0);
     assert!(metric(&node, "reelring_http_connections_closed_idle_total").await >= 1.0);
     drop((others, last));
+}
+
+/// What a client that is refused reads: the whole of one 503, whatever it was about to send. Where `in_peace`, it can send
+/// all of that before it reads, and the connection is ended in order.
+async fn read_refusal(mut stream: impl AsyncRead + AsyncWrite + Unpin, number: usize, in_peace: bool) {
+    // Over TLS the last of it may be waiting yet.
+    let sent = send_anything(&mut stream, number).await.and(stream.flush().await);
+    assert!(sent.is_ok() || !in_peace, "{number}: {sent:?}");
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end");
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(read.is_ok() || !in_peace, "{number}: {read:?} after {answer:?}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 5\r\n"), "{number}: {answer:?}");
+    assert!(answer.ends_with('}'), "{number}: {answer:?}");
+}
+
+async fn send_anything(stream: &mut (impl AsyncWrite + Unpin), number: usize) -> io::Result<()> {
+    let ask = "GET /v1/objects/film HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let put = "PUT /v1/objects/new HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4194304\r\n\r\n";
+    match number % 5 {
+        // Requests sent ahead.
+        1 => stream.write_all(ask.repeat(20).as_bytes()).await,
+        // A client that looks for an answer when it has sent its body.
+        2 => {
+            stream.write_all(put.as_bytes()).await?;
+            stream.write_all(&vec![7; 4 * MIB]).await
+        }
+        // The same on a slow line.
+        3 => {
+            stream.write_all(put.as_bytes()).await?;
+            for _ in 0..32 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                stream.write_all(&vec![7; MIB / 8]).await?;
+            }
+            Ok(())
+        }
+        // A connection opened ahead of its request.
+        4 => {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            stream.write_all(ask.as_bytes()).await
+        }
+        _ => stream.write_all(ask.as_bytes()).await,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_reads_why() {
+    let folder = scratch("refused");
+    let (node, _) = with_film(&folder, &[("REELRING_MAX_CONNECTIONS_PER_CLIENT", "4")], 16 * MIB).await;
+    let held = busy(&node, 2, 4).await;
+    let addr = node.addr();
+    for (count, in_peace) in [(100, true), (500, false)] {
+        let mut refused = tokio::task::JoinSet::new();
+        for number in 0..count {
+            refused.spawn(async move { read_refusal(connect(addr, 2).await.unwrap(), number, in_peace).await });
+        }
+        refused.join_all().await;
+    }
+    // Connections that say nothing are in nobody's way, once they have been seen to say nothing.
+    let mut silent = Vec::new();
+    for _ in 0..500 {
+        silent.push(connect(addr, 2).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for number in 0..20 {
+        read_refusal(connect(addr, 2).await.unwrap(), number % 3, true).await;
+    }
+    drop((held, silent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_reads_why_over_tls_too() {
+    let secure = Secure::start_with("refused-tls", &[("REELRING_MAX_CONNECTIONS_PER_CLIENT", "4")]).await;
+    upload(&secure, 1, "film", &Noise::bytes(1, 16 * MIB)).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut stream = secure.connect(2).await;
+        stream.write_all(b"GET /v1/objects/film HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        stream.read_exact(&mut [0; 1000]).await.unwrap();
+        held.push(stream);
+    }
+    let secure = Arc::new(secure);
+    let mut refused = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let secure = secure.clone();
+        refused.spawn(async move { read_refusal(secure.connect(2).await, number, true).await });
+    }
+    refused.join_all().await;
+    drop(held);
 }
 
 /// Idle connections from many clients, many more than there are seats: memory and descriptors stay, and whoever has
