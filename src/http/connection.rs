@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::BoxError;
@@ -87,36 +88,33 @@ impl Connections {
         let _ = stream.set_nodelay(true);
         let (shared, watcher, requests) = (self.shared.clone(), self.graceful.watcher(), seat.requests());
         let (stream, acceptor) = (stream.into_std(), self.tls.as_ref().map(|tls| tls.acceptor()));
-        self.lanes.spawn(async move {
-            let connection = async {
+        let connection: Connection = match acceptor {
+            Some(acceptor) => Box::pin(async move {
                 let stream = TcpStream::from_std(stream?)?;
-                match acceptor {
-                    Some(acceptor) => shared.encrypted(stream, acceptor, requests, watcher).await,
-                    None => {
-                        let outgoing = Outgoing::by_file(shared.sent.clone()).on_account_of(requests.payer());
-                        let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
-                        let visit = shared.visit(Peer::Stranger, outgoing, requests);
-                        shared.http1(stream, visit, watcher).await
-                    }
-                }
-            };
-            run(connection, seat).await;
-        });
+                shared.encrypted(stream, acceptor, requests, watcher).await
+            }),
+            None => Box::pin(async move {
+                let stream = TcpStream::from_std(stream?)?;
+                let outgoing = Outgoing::by_file(shared.sent.clone()).on_account_of(requests.payer());
+                let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
+                let visit = shared.visit(Peer::Stranger, outgoing, requests);
+                shared.http1(stream, visit, watcher).await
+            }),
+        };
+        self.lanes.spawn(run(connection, seat));
     }
 
     /// Serves whoever owns the data directory.
     pub(super) fn serve_owner(&self, stream: UnixStream, permit: OwnedSemaphorePermit) {
         let (shared, watcher, seat) = (self.shared.clone(), self.graceful.watcher(), self.admission.admit_owner());
         let (stream, requests) = (stream.into_std(), seat.requests());
-        self.lanes.spawn(async move {
-            let connection = async {
-                let stream = Patience::new(UnixStream::from_std(stream?)?, requests.clone());
-                let visit = shared.visit(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), requests);
-                shared.http1(stream, visit, watcher).await
-            };
-            run(connection, seat).await;
-            drop(permit);
+        let connection: Connection = Box::pin(async move {
+            let _permit = permit;
+            let stream = Patience::new(UnixStream::from_std(stream?)?, requests.clone());
+            let visit = shared.visit(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), requests);
+            shared.http1(stream, visit, watcher).await
         });
+        self.lanes.spawn(run(connection, seat));
     }
 
     /// Waits until every request in progress is answered and its connection closed.
@@ -166,7 +164,10 @@ impl Shared {
 
 type Ended = Box<dyn std::error::Error + Send + Sync>;
 
-async fn run(connection: impl Future<Output = Result<(), Ended>>, seat: Seat) {
+/// Boxed: a future that is handed on by value takes its size anew at each step, and there are thousands of connections.
+type Connection = Pin<Box<dyn Future<Output = Result<(), Ended>> + Send>>;
+
+async fn run(connection: Connection, seat: Seat) {
     match seat.hold(connection).await {
         Some(Ok(())) => {}
         Some(Err(error)) => tracing::debug!(%error, "a connection ended early"),
