@@ -21,6 +21,7 @@
 
 use std::ops::Range;
 
+use super::BlobMeta;
 use crate::limits::{BLOB_BYTES_MAX, BLOCK_BYTES, CONTENT_TYPE_BYTES_MAX, KEY_BYTES_MAX, SEGMENT_TABLE_BYTES_MAX};
 
 const MAGIC: &[u8; 8] = b"REELBLOB";
@@ -67,6 +68,13 @@ pub enum Section {
 
 /// Most footers fit this end of their file: 64 KiB hold the checksums of 4 GiB.
 pub(crate) const TAIL_BYTES: u64 = 64 * 1024;
+
+/// Bytes of the footer of a blob with `length` bytes.
+pub(super) fn footer_bytes(meta: &BlobMeta, length: u64) -> u64 {
+    let section = |text: &Option<String>| text.as_ref().map_or(0, |text| SECTION_HEAD_BYTES + text.len());
+    let fixed = FIXED_BODY_BYTES + TRAILER_BYTES + section(&meta.key) + section(&meta.content_type);
+    fixed as u64 + block_count(length) * 4
+}
 
 /// Blocks in a blob of `length` bytes.
 pub(crate) fn block_count(length: u64) -> u64 {

@@ -12,13 +12,16 @@ pub(crate) mod format;
 mod ghosts;
 mod hashes;
 mod journal;
+mod marks;
 mod progress;
 mod reader;
 mod region;
 mod resident;
 mod resume;
 mod rewind;
+mod seal;
 mod sealed;
+mod window;
 mod writer;
 
 pub(crate) use direct::{Direct, is_refusal};
@@ -59,7 +62,7 @@ impl BlobMeta {
 
     /// Bytes that the file will have at least; 0 when that is not known.
     pub(crate) fn announced_bytes(&self) -> u64 {
-        self.length_hint.map_or(0, |hint| hint + writer::footer_bytes(self, hint))
+        self.length_hint.map_or(0, |hint| hint + format::footer_bytes(self, hint))
     }
 }
 

@@ -17,23 +17,23 @@
 //! marks of what may come along and is not in memory, and the first page that is found missing casts doubt on the whole
 //! blob: what is found in memory later is verified too. A caller's thread takes no page fault that waits for a disk,
 //! except when the kernel evicts a page in the moment between the question and its use.
-//!
-//! A map and its share of the budget live as long as the last `Bytes` made from it.
 
 use std::io::IoSliceMut;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 use rustix::io::ReadWriteFlags;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit};
+use tokio::sync::OnceCell;
 
 use crate::blob::direct::DirectFile;
 use crate::blob::format::{Footer, block_range};
+use crate::blob::marks::Marks;
 use crate::blob::region::{Fetched, Wanted};
 use crate::blob::resident::{is_cached, present};
+use crate::blob::window::Window;
 use crate::bridge::{NamedFile, Pending};
 use crate::budget::Payer;
 use crate::buffer::Buffer;
@@ -49,34 +49,14 @@ pub(crate) struct OpenBlob {
     /// Taken only by `Drop`.
     file: Option<Arc<NamedFile>>,
     pub(crate) footer: Footer,
-    /// One bit for each block, set once it matched its checksum.
-    verified: Box<[AtomicU64]>,
+    /// Blocks whose pages matched their checksums.
+    trusted: Marks,
     /// A block did not match: nothing more is read of it.
     refused: AtomicBool,
     /// Made for the first region, `None` inside where that failed.
     whole: OnceLock<Option<Arc<Mmap>>>,
     /// Past the page cache; opened for the first read that wants it, `None` inside where that failed.
     direct: OnceCell<Option<DirectFile>>,
-}
-
-/// A mapped part of a blob.
-pub(crate) struct Window {
-    map: Mmap,
-    /// The range of the object it shows; starts with a block.
-    range: Range<u64>,
-    _permits: OwnedSemaphorePermit,
-}
-
-/// Bytes of a window, for `Bytes::from_owner`.
-struct Mapped {
-    window: Arc<Window>,
-    range: Range<usize>,
-}
-
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        &self.window.map[self.range.clone()]
-    }
 }
 
 /// A read through the engine under way.
@@ -120,14 +100,13 @@ impl ColdRead {
 
 impl OpenBlob {
     pub(crate) fn new(volume: Arc<Volume>, id: BlobId, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
-        let words = footer.block_crcs.len().div_ceil(64);
-        let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let trusted = Marks::new(footer.block_crcs.len());
         OpenBlob {
             volume,
             id,
             file: Some(file),
             footer,
-            verified,
+            trusted,
             refused: AtomicBool::new(false),
             whole: OnceLock::new(),
             direct: OnceCell::new(),
@@ -171,7 +150,7 @@ impl OpenBlob {
         let len = (range.end - range.start) as usize;
         let small = len <= SMALL_READ_BYTES;
         let mut copy = small.then(|| self.volume.read_pool.try_take_for(payer, len)).flatten();
-        if self.is_verified(&blocks)
+        if self.is_trusted(range)
             && let Some(copy) = copy.take()
         {
             match self.copy_resident(range, copy)? {
@@ -179,28 +158,26 @@ impl OpenBlob {
                 None => self.doubt(),
             }
         }
-        let needed = if self.is_verified(&blocks) { range.clone() } else { blocks.clone() };
-        let fits = |w: &Arc<Window>| w.range.start <= needed.start && needed.end <= w.range.end;
-        let shared = match window.take().filter(fits) {
+        let needed = if self.is_trusted(range) { range.clone() } else { blocks.clone() };
+        let shared = match window.take().filter(|window| window.covers(&needed)) {
             Some(shared) => shared,
             None => match self.map(blocks.start..blocks.end.max((blocks.start + ahead).min(self.footer.length)))? {
-                Some(new) => new,
+                Some(new) => Arc::new(new),
                 None => return Ok(None),
             },
         };
         let resident = shared.is_resident(&needed).map_err(|e| Error::io("mincore", &self.file().path, e))?;
         let bytes = if resident {
-            for block in block_indices(&blocks).filter(|block| !self.is_marked(*block)) {
-                self.verify(block, &shared.map[shared.within(&block_range(block, self.footer.length))])?;
-                self.mark(block);
+            for block in block_indices(&blocks).filter(|block| !self.trusted.has(*block)) {
+                self.verify(block, shared.slice(&block_range(block, self.footer.length)))?;
+                self.trusted.set(block);
             }
-            let range = shared.within(range);
             Some(match copy {
                 Some(mut copy) => {
-                    copy.fill(&shared.map[range]);
+                    copy.fill(shared.slice(range));
                     copy.into_bytes(0..len)
                 }
-                None => Bytes::from_owner(Mapped { window: Arc::clone(&shared), range }),
+                None => shared.bytes(range),
             })
         } else {
             self.doubt();
@@ -213,10 +190,15 @@ impl OpenBlob {
         Ok(bytes)
     }
 
+    fn map(&self, range: Range<u64>) -> Result<Option<Window>> {
+        let map = Window::map(&self.file().file, range, &self.volume.map_budget);
+        map.map_err(|e| Error::io("map", &self.file().path, e))
+    }
+
     /// The object's bytes mapped as a whole, for a [`FileRegion`](super::FileRegion), which does not touch them.
     pub(crate) fn whole_map(&self) -> Option<Arc<Mmap>> {
         let map = || {
-            // SAFETY: as in `map`.
+            // SAFETY: as in `Window::map`.
             let map = unsafe { MmapOptions::new().len(self.footer.length as usize).map(&self.file().file) };
             let path = &self.file().path;
             map.map(Arc::new)
@@ -229,18 +211,17 @@ impl OpenBlob {
     /// How many bytes from the start of `range` are verified and, by `map`, in memory.
     pub(crate) fn sendable(&self, map: &Mmap, range: Range<u64>) -> Result<usize> {
         self.check()?;
-        let blocks = block_indices(&self.whole_blocks(&range));
-        let trusted = blocks.take_while(|block| self.is_marked(*block)).last();
+        let trusted = block_indices(&range).take_while(|block| self.trusted.has(*block)).last();
         let Some(trusted) = trusted else { return Ok(0) };
         let range = range.start..range.end.min(block_range(trusted, self.footer.length).end);
         let within = range.start as usize..range.end as usize;
         if self.is_cached(&range)? {
             self.volume.reads_hot.fetch_add(1, Relaxed);
             // Pages that are being read count as cached, but who reads them has taken the marks away before.
-            return Ok(if self.is_verified(&self.whole_blocks(&range)) { within.len() } else { 0 });
+            return Ok(if self.is_trusted(&range) { within.len() } else { 0 });
         }
         let found = present(map, &within).map_err(|e| Error::io("mincore", &self.file().path, e))?;
-        let still = self.is_verified(&self.whole_blocks(&(range.start..range.start + found as u64)));
+        let still = self.is_trusted(&(range.start..range.start + found as u64));
         self.doubt();
         Ok(if still { found } else { 0 })
     }
@@ -341,7 +322,7 @@ impl OpenBlob {
         for block in block_indices(&blocks) {
             self.verify(block, &data[within(&block_range(block, self.footer.length))])?;
             if way == Way::Cached {
-                self.mark(block);
+                self.trusted.set(block);
             }
         }
         self.volume.reads_cold.fetch_add(1, Relaxed);
@@ -356,37 +337,24 @@ impl OpenBlob {
         self.footer.check_block(block, bytes).map_err(|detail| self.corrupt(detail))
     }
 
-    /// What the page cache has of a block was verified.
-    fn mark(&self, block: u64) {
-        self.verified[(block / 64) as usize].fetch_or(1 << (block % 64), Relaxed);
-    }
-
-    fn is_verified(&self, blocks: &Range<u64>) -> bool {
-        block_indices(blocks).all(|block| self.is_marked(block))
-    }
-
-    fn is_marked(&self, block: u64) -> bool {
-        self.verified[(block / 64) as usize].load(Acquire) & (1 << (block % 64)) != 0
+    /// All of it matched, when it came into the page cache.
+    fn is_trusted(&self, range: &Range<u64>) -> bool {
+        self.trusted.has_all(block_indices(range))
     }
 
     /// Some page is not there (any more). Reading it will bring others along, unseen, by the kernel's read-ahead: whatever
     /// of this blob is found in memory from now on may be fresh from the disk, and is verified again.
     fn doubt(&self) {
-        for word in &self.verified {
-            // Looked at first, so that doubting twice costs no cache line.
-            if word.load(Relaxed) != 0 {
-                word.store(0, Release);
-            }
-        }
+        self.trusted.take_all();
     }
 
     /// Blocks are about to be read through the page cache, and with them what the kernel reads ahead: what is not in memory
     /// now is not to be trusted when it comes.
     fn doubt_what_comes(&self, blocks: &Range<u64>) {
         let end = (blocks.end + READ_AHEAD_BYTES_MAX).min(self.footer.length);
-        for block in block_indices(&(blocks.start..end)).filter(|block| self.is_marked(*block)) {
+        for block in block_indices(&(blocks.start..end)).filter(|block| self.trusted.has(*block)) {
             if !self.is_cached(&block_range(block, self.footer.length)).unwrap_or(false) {
-                self.verified[(block / 64) as usize].fetch_and(!(1 << (block % 64)), Release);
+                self.trusted.take(block);
             }
         }
     }
@@ -422,20 +390,6 @@ impl OpenBlob {
         copy.set_len(len);
         Ok(Some(copy.into_bytes(0..len)))
     }
-
-    /// Maps a range, or returns `None` when the budget is spent.
-    fn map(&self, range: Range<u64>) -> Result<Option<Arc<Window>>> {
-        let len = (range.end - range.start) as usize;
-        let permits = len.div_ceil(PAGE_BYTES) as u32;
-        let Ok(permits) = Arc::clone(&self.volume.map_budget).try_acquire_many_owned(permits) else {
-            return Ok(None);
-        };
-        // SAFETY: blob files are never overwritten or truncated, only unlinked, so the mapped bytes
-        // do not change under the shared reference (LOCK keeps other nodes away).
-        let map = unsafe { MmapOptions::new().offset(range.start).len(len).map(&self.file().file) };
-        let map = map.map_err(|e| Error::io("map", &self.file().path, e))?;
-        Ok(Some(Arc::new(Window { map, range, _permits: permits })))
-    }
 }
 
 impl Drop for OpenBlob {
@@ -456,18 +410,6 @@ fn read_len(blocks: &Range<u64>) -> usize {
 
 fn block_indices(blocks: &Range<u64>) -> Range<u64> {
     blocks.start / BLOCK_BYTES as u64..blocks.end.div_ceil(BLOCK_BYTES as u64)
-}
-
-impl Window {
-    /// Where in the map a range of the object is.
-    fn within(&self, range: &Range<u64>) -> Range<usize> {
-        (range.start - self.range.start) as usize..(range.end - self.range.start) as usize
-    }
-
-    fn is_resident(&self, range: &Range<u64>) -> std::io::Result<bool> {
-        let within = self.within(range);
-        Ok(present(&self.map, &within)? == within.len())
-    }
 }
 
 #[cfg(test)]

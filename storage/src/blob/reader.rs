@@ -13,7 +13,8 @@ use futures_util::{Stream, TryStreamExt};
 
 use super::format::{Footer, InTail, TAIL_BYTES};
 use super::region::{FileRegion, Wanted};
-use crate::blob::read_path::{ColdRead, OpenBlob, Window};
+use super::window::Window;
+use crate::blob::read_path::{ColdRead, OpenBlob};
 use crate::bridge::{How, NamedFile};
 use crate::budget::Payer;
 use crate::buffer::Pool;

@@ -1,4 +1,4 @@
-//! Writing a blob: batches, hashes, checkpoints, sealing.
+//! Writing a blob: its bytes gathered in batches, hashed, and on their way.
 //!
 //! A writer owns the partial file, one batch being filled, one being hashed, and the receipts of a few batches on
 //! their way to the disk. A full batch is hashed by another thread while the next one is filled; what a fast sender costs
@@ -7,7 +7,7 @@
 //!
 //! Cancel: after a dropped `write` or `checkpoint` nobody knows how many bytes were taken, so the
 //! writer counts as failed and can only be dropped or aborted (a journaled blob resumes at its last
-//! checkpoint). A dropped `ready` loses nothing. `rewind.rs` goes back to the last checkpoint with the writer at hand. Dropping a writer removes a plain partial in the background and keeps a journaled one.
+//! checkpoint). A dropped `ready` loses nothing. `seal.rs` makes durable what was written, `rewind.rs` goes back to the last checkpoint. Dropping a writer removes a plain partial in the background and keeps a journaled one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,12 +17,10 @@ use bytes::{Buf, Bytes};
 use tokio::task::JoinHandle;
 
 use super::direct::Way;
-use super::format::{Footer, Section, TRAILER_BYTES, block_count};
+use super::format::footer_bytes;
 use super::hashes::{Hashes, Mark};
-use super::journal::Record;
 use super::progress::Publisher;
-use super::resume::check_note;
-use super::sealed::{Files, SealedBlob};
+use super::sealed::Files;
 use super::{BlobMeta, check_length};
 use crate::bridge::{How, Landed, NamedFile, Pending};
 use crate::budget::Payer;
@@ -31,19 +29,18 @@ use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::limits::{
     BATCH_AGE, BATCH_BYTES_FIRST, BATCH_BYTES_MAX, BATCH_BYTES_SLOW, BATCHES_IN_FLIGHT_MAX, BLOCK_BYTES,
-    FOLLOWED_BATCH_AGE, SYNC_ROUND_FILE_BYTES_MAX,
+    FOLLOWED_BATCH_AGE,
 };
-use crate::sabotage::{self, Sabotage};
 use crate::store::writing::Writing;
 use crate::volume::Volume;
 use crate::volume::room::Reservation;
 
 /// Takes the bytes of one blob, in order.
 pub struct BlobWriter {
-    volume: Arc<Volume>,
-    id: BlobId,
+    pub(super) volume: Arc<Volume>,
+    pub(super) id: BlobId,
     pub(super) meta: BlobMeta,
-    file: Arc<NamedFile>,
+    pub(super) file: Arc<NamedFile>,
     way: Way,
     pub(super) files: Files,
     /// Of what was submitted; away while a full batch is being hashed.
@@ -54,11 +51,11 @@ pub struct BlobWriter {
     /// Where the file may end because of bytes that were written and given up.
     pub(super) abandoned_to: u64,
     /// Of these, how many are in the page cache and no sync has covered them yet.
-    unsynced: u64,
+    pub(super) unsynced: u64,
     /// Bytes reserved beyond the file's end.
-    allocated: u64,
+    pub(super) allocated: u64,
     pub(super) batch: Option<Batch>,
-    in_flight: VecDeque<Pending<()>>,
+    pub(super) in_flight: VecDeque<Pending<()>>,
     /// When the last batch was handed to the engine.
     handed_over: Instant,
     /// The largest batch that the sender is fast enough for.
@@ -70,7 +67,7 @@ pub struct BlobWriter {
 }
 
 pub(super) struct Batch {
-    buffer: Buffer,
+    pub(super) buffer: Buffer,
     /// Where to stop filling, so that the batch ends with a block.
     limit: usize,
 }
@@ -275,118 +272,9 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Makes everything written so far durable, then records it in the journal with `note`.
-    /// Returns the durable length, from which [`resume`](crate::Store::resume) would go on.
-    pub async fn checkpoint(&mut self, note: Vec<u8>) -> Result<u64> {
-        self.record(note).await.map_err(|error| self.volume.judge_write(error))
-    }
-
-    async fn record(&mut self, note: Vec<u8>) -> Result<u64> {
-        self.check()?;
-        self.volume.health.check_writable()?;
-        check_note(&note)?;
-        assert!(self.journal.is_some(), "checkpoint of a blob without a journal");
-        self.failed = true;
-        self.submit_batch().await?;
-        self.drain().await?;
-        self.sync().await?;
-        self.unsynced = 0;
-        let hashes = self.hashes.as_ref().expect("drained");
-        let journal = self.journal.as_mut().expect("checked above");
-        let record = Record {
-            durable: self.submitted,
-            new_block_crcs: &hashes.block_crcs[journal.recorded.blocks..],
-            tail_crc: hashes.tail_crc,
-            note: &note,
-        }
-        .encode();
-        self.volume.write_all(&journal.file, &record, journal.bytes).await?;
-        self.volume.sync(&journal.file).await?;
-        journal.bytes += record.len() as u64;
-        journal.recorded = hashes.mark();
-        self.failed = false;
-        Ok(self.submitted)
-    }
-
-    /// Footer, sync, rename into place, directory sync. The blob is then durable but belongs to
-    /// nobody: [`commit`](crate::Store::commit) acknowledges it.
-    pub async fn seal(self) -> Result<SealedBlob> {
-        let volume = Arc::clone(&self.volume);
-        self.finish().await.map_err(|error| volume.judge_write(error))
-    }
-
-    async fn finish(mut self) -> Result<SealedBlob> {
-        self.check()?;
-        self.volume.health.check_writable()?;
-        let footer = self.write_tail().await?;
-        self.drain().await?;
-        let end = footer.length + footer.encoded_bytes;
-        self.files.room.complete(end);
-        if self.allocated.max(self.abandoned_to) > end {
-            // The announced length was too large, or bytes were given up: nothing may follow the footer.
-            self.volume.bridge.truncate(&self.file, end).await?;
-        }
-        let volume = Arc::clone(&self.volume);
-        if sabotage::is(Sabotage::AcknowledgeBeforeSync) {
-            drop(volume.spawn({
-                let (volume, file) = (Arc::clone(&volume), Arc::clone(&self.file));
-                async move { volume.sync(&file).await }
-            }));
-            volume.ensure_directory(self.id).await?;
-        } else {
-            let (synced, made) = tokio::join!(self.sync(), volume.ensure_directory(self.id));
-            synced?;
-            made?;
-        }
-        let path = volume.blob_path(self.id);
-        volume.set_unacknowledged(self.id, true);
-        // Should this fail or be cancelled now, a plain blob goes under both its names, and a
-        // journaled one stays: resuming finds it wherever it is.
-        self.files.paths.push(path.clone());
-        volume.rename_claimed(&volume.partial_path(self.id), &path, Arc::clone(&self.files.claim)).await?;
-        volume.sync_directory(path.parent().expect("a blob is in a directory")).await?;
-        self.files.armed = true;
-        Ok(SealedBlob {
-            id: self.id,
-            length: footer.length,
-            blake3: footer.blake3,
-            content_type: self.meta.content_type,
-            sha256: None,
-            files: self.files,
-        })
-    }
-
     /// Removes the partial, and its journal if there is one.
     pub async fn abort(self) {
         self.files.remove().await;
-    }
-
-    /// Submits what is left together with the footer, in one write if they fit.
-    async fn write_tail(&mut self) -> Result<Tail> {
-        self.catch_up().await?;
-        let batch = self.batch.take();
-        if let Some(batch) = &batch {
-            self.hashes_mut().update(batch.buffer.as_slice());
-        }
-        let length = self.hashes().length;
-        let landed = batch.as_ref().and_then(|_| self.under_way(self.submitted));
-        let (blake3, block_crcs) = self.hashes_mut().finish();
-        let mut sections = Vec::new();
-        sections.extend(self.meta.key.clone().map(Section::Key));
-        sections.extend(self.meta.content_type.clone().map(Section::ContentType));
-        let footer = Footer { length, blake3, block_crcs, sections }.encode();
-        self.files.room.cover(length + footer.len() as u64)?;
-        let offset = self.submitted;
-        let mut rest = &footer[..];
-        if let Some(Batch { mut buffer, .. }) = batch {
-            let taken = buffer.fill(rest);
-            rest = &rest[taken..];
-            let pending = self.volume.bridge.write_telling(&self.file, buffer, offset, landed).await?;
-            self.in_flight.push_back(pending);
-        }
-        let at = length + (footer.len() - rest.len()) as u64;
-        self.volume.write_all(&self.file, rest, at).await?;
-        Ok(Tail { length, blake3, encoded_bytes: footer.len() as u64 })
     }
 
     /// Submits the batch unless it is empty, or waits for the footer.
@@ -405,7 +293,7 @@ impl BlobWriter {
     }
 
     /// Sends the batch on its way: a full one by another thread, which hashes it and hands it to the engine.
-    async fn submit_batch(&mut self) -> Result<()> {
+    pub(super) async fn submit_batch(&mut self) -> Result<()> {
         self.catch_up().await?;
         let Some(Batch { buffer, .. }) = self.batch.take() else {
             return Ok(());
@@ -439,7 +327,7 @@ impl BlobWriter {
     }
 
     /// Waits until the batch that is being hashed has been handed to the engine.
-    async fn catch_up(&mut self) -> Result<()> {
+    pub(super) async fn catch_up(&mut self) -> Result<()> {
         let Some(hashing) = &mut self.hashing else { return Ok(()) };
         // Borrowed, not taken: a cancelled wait leaves it where it is.
         let done = hashing.await;
@@ -451,16 +339,8 @@ impl BlobWriter {
     }
 
     /// What tells the followers that the bytes from `start` to where the hashes have come are in the file.
-    fn under_way(&self, start: u64) -> Option<Landed> {
+    pub(super) fn under_way(&self, start: u64) -> Option<Landed> {
         self.files.publisher.as_ref().map(|publisher| publisher.progress().under_way(start, self.hashes()))
-    }
-
-    /// A small file is synced together with others, a large one by itself.
-    async fn sync(&self) -> Result<()> {
-        match self.unsynced <= SYNC_ROUND_FILE_BYTES_MAX {
-            true => self.volume.sync(&self.file).await,
-            false => self.volume.sync_alone(&self.file).await,
-        }
     }
 
     async fn await_oldest(&mut self) -> Result<()> {
@@ -540,19 +420,6 @@ impl BlobWriter {
             _ => 0,
         }
     }
-}
-
-struct Tail {
-    length: u64,
-    blake3: [u8; 32],
-    encoded_bytes: u64,
-}
-
-/// Bytes of the footer of a blob with `length` bytes.
-pub(super) fn footer_bytes(meta: &BlobMeta, length: u64) -> u64 {
-    let text = |text: &Option<String>| text.as_ref().map_or(0, |text| 6 + text.len() as u64);
-    let fixed = 8 + 32 + 4 + 2 + TRAILER_BYTES as u64;
-    fixed + block_count(length) * 4 + text(&meta.key) + text(&meta.content_type)
 }
 
 #[cfg(test)]
