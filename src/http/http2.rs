@@ -3,6 +3,7 @@
 //! One connection carries many requests, so each bound of HTTP/1 is kept here too: streams, windows, header lists, and
 //! what a peer may make the node do by resets and broken frames. A silent connection is closed politely; one whose streams
 //! all wait for a client that takes nothing is dropped, since HTTP/2 tells the node of no single one among them.
+//! A client that is answered before it has sent all is listened to for a while ([`Kept`]).
 //! [`drive`] owns the connection; dropping it drops every request on it.
 
 use std::future::Future;
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::rt::{Read, Write};
 use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Counted;
@@ -220,19 +223,37 @@ where
         let kept = Kept(Arc::new(Mutex::new(incoming)));
         let answer = self.service.call(Request::from_parts(head, kept.clone()));
         Box::pin(
-            async move { Ok(answer.await?.map(|body| WatchedBody { body, rest: Bytes::new(), turn, _request: kept })) },
+            async move { Ok(answer.await?.map(|body| WatchedBody { body, rest: Bytes::new(), turn, request: kept })) },
         )
     }
 }
 
-/// A request's body that outlives its reader until the answer is out. Dropped earlier, it would reset the stream, and the
-/// client would hear of that instead of the answer that refuses its upload.
+/// A request's body that outlives its reader until the answer is out and, where the client has more to send, for a while
+/// longer: dropped, it resets the stream. A client that hears of that before the answer, or before it comes to send its
+/// body (curl 7.88), never learns why it was refused. As long and as much as on a connection of HTTP/1 ([`super::linger`]).
 #[derive(Clone)]
 pub(super) struct Kept(Arc<Mutex<Incoming>>);
 
 impl Kept {
     fn incoming(&self) -> MutexGuard<'_, Incoming> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what the client still sends, in a task that ends with the connection at the latest.
+    fn linger(self) {
+        // None when the lane itself ends, and all its connections with it.
+        if let Ok(lane) = tokio::runtime::Handle::try_current() {
+            lane.spawn(async move { timeout(limits::HTTP_LINGER, self.take_rest()).await });
+        }
+    }
+
+    async fn take_rest(mut self) {
+        let mut taken = 0;
+        while let Ok(Some(Ok(frame))) = timeout(limits::HTTP_LINGER_PAUSE, self.frame()).await
+            && taken < limits::HTTP_LINGER_BYTES
+        {
+            taken += frame.data_ref().map_or(0, Bytes::len);
+        }
     }
 }
 
@@ -258,7 +279,15 @@ struct WatchedBody {
     /// Of the last piece, what the client has not come round to.
     rest: Bytes,
     turn: Turn,
-    _request: Kept,
+    request: Kept,
+}
+
+impl Drop for WatchedBody {
+    fn drop(&mut self) {
+        if !self.request.is_end_stream() {
+            self.request.clone().linger();
+        }
+    }
 }
 
 impl HttpBody for WatchedBody {

@@ -318,6 +318,43 @@ async fn what_is_unknown_is_passed_over_and_what_is_allowed_works() {
     serves(&secure).await;
 }
 
+/// A client may come to send its body only when the answer is there already: a reset by then is all that some tell of it
+/// (curl 7.88). Who has nothing more to say is not waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_can_be_read_before_the_body_is_sent() {
+    let secure = Secure::start("h2-refusal").await;
+    let path = b"/v1/objects/a";
+    let put = [&[0x02, 3][..], b"PUT", &[0x87, 0x04, path.len() as u8], path, &[0x01, 9], b"localhost"].concat();
+    let put = [put, literal("if-match", "\"x\""), literal("content-length", "20000")].concat();
+    let mut line = Line::ready(&secure).await;
+    line.send(&request(1, END_HEADERS, &put)).await;
+    // The answer to its end, and what comes before the echo of a ping.
+    let mut answered = false;
+    while !answered {
+        match line.next().await {
+            Said::Frame { kind: DATA, flags, stream: 1, .. } => answered = flags & END_STREAM != 0,
+            said => assert!(!matches!(said, Said::Closed | Said::Frame { kind: RST_STREAM | GOAWAY, .. }), "{said:?}"),
+        }
+    }
+    for part in [frame(DATA, 0, 1, &[7; 10_000]), frame(DATA, END_STREAM, 1, &[7; 10_000])] {
+        line.send(&[part, frame(PING, 0, 0, &[0; 8])].concat()).await;
+        loop {
+            match line.next().await {
+                Said::Frame { kind: PING, flags: ACK, .. } => break,
+                said => {
+                    assert!(!matches!(said, Said::Closed | Said::Frame { kind: RST_STREAM | GOAWAY, .. }), "{said:?}")
+                }
+            }
+        }
+    }
+    // One that is silent is told to stop.
+    line.send(&request(3, END_HEADERS, &put)).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(line.refusal().await, Some(0));
+    assert!(begun.elapsed() > Duration::from_millis(400) && begun.elapsed() < Duration::from_secs(5), "{begun:?}");
+    serves(&secure).await;
+}
+
 /// Each of these has brought servers down: CVE-2023-44487, CVE-2024-27316 and their kind.
 #[tokio::test(flavor = "multi_thread")]
 async fn floods_end_their_connection_and_not_the_node() {
