@@ -332,8 +332,13 @@ pub(super) async fn list(
 /// The key in the address. Taken from the raw path: a key is bytes, and no router should tidy it up.
 pub(super) fn key_of(uri: &Uri) -> Result<Key, Problem> {
     let raw = uri.path().strip_prefix(address::OBJECTS).unwrap_or_default();
-    let decoded = percent_decode_str(raw).decode_utf8().map_err(|_| {
-        Problem::bad_request("invalid-key", format!("the key {raw:?} is not UTF-8; percent-encode UTF-8 bytes"))
-    })?;
-    Key::parse(&decoded).map_err(|error| Problem::bad_request("invalid-key", error.to_string()))
+    let invalid = |detail| Problem::bad_request("invalid-key", detail);
+    if let Some(escape) = address::broken_escape(raw) {
+        let detail = format!("the key {raw:?} has {escape:?}, which escapes no byte; write a percent sign as %25");
+        return Err(invalid(detail));
+    }
+    let decoded = percent_decode_str(raw)
+        .decode_utf8()
+        .map_err(|_| invalid(format!("the key {raw:?} is not UTF-8; percent-encode UTF-8 bytes")))?;
+    Key::parse(&decoded).map_err(|error| invalid(error.to_string()))
 }
