@@ -94,11 +94,14 @@ impl Inner {
         }
         let durable = self.or_gone(&record, entry.durable(&self.store, &record).await).await?;
         let target = admit(&record, &ask, durable)?;
-        if record.length.is_none()
-            && let Some(length) = target.filter(|length| *length > durable)
-        {
-            self.table.set_length(id, length).await?;
-            record.length = Some(length);
+        if record.length.is_none() {
+            // It was promised no room when it began, so what comes now may find none.
+            let end = target.or_else(|| ask.bytes.map(|bytes| durable.saturating_add(bytes))).unwrap_or(durable);
+            self.store.expect(end - durable)?;
+            if let Some(length) = target.filter(|length| *length > durable) {
+                self.table.set_length(id, length).await?;
+                record.length = Some(length);
+            }
         }
         self.desk.busy(id);
         let mut writer = match slot.take() {

@@ -142,7 +142,7 @@ impl fmt::Display for NoRoom {
             RoomLimit::Free { free, promised, min_free } => write!(
                 f,
                 "{free} bytes are free, {promised} of them promised to uploads under way, and {min_free} must stay free \
-                 (min_free); delete something, use a larger disk, or add a volume"
+                 (min_free, or what the catalog needs); delete something, use a larger disk, or add a volume"
             ),
             RoomLimit::Quota { quota, used, held } => write!(
                 f,

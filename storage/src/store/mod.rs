@@ -111,6 +111,12 @@ impl Store {
         }
     }
 
+    /// Refuses `more` bytes that are about to come to a writer without a promised length, where they fit on no volume. A caller
+    /// that asks spares its client the sending; [`BlobWriter::write`] refuses them too, when it comes to the limit.
+    pub fn expect(&self, more: u64) -> Result<()> {
+        self.inner.volumes.expect(more)
+    }
+
     /// Adds the blobs to the catalog and runs `f`, in one transaction that is durable on return.
     /// On an error the blobs are removed.
     pub async fn commit<T: Send + 'static>(

@@ -84,6 +84,13 @@ impl Volumes {
         !self.first().health.is_degraded()
     }
 
+    /// Whether any volume may have so much more room, for a writer that is on one of them.
+    pub(crate) fn expect(&self, more: u64) -> Result<()> {
+        let mut answers = self.writable().map(|volume| volume.room.expect(more));
+        let first = answers.next().unwrap_or(Ok(()));
+        if first.is_ok() || answers.any(|answer| answer.is_ok()) { Ok(()) } else { first }
+    }
+
     /// Chooses a volume for a new blob and takes the room for it.
     pub(crate) fn place(&self, meta: &BlobMeta) -> Result<(&Arc<Volume>, Reservation)> {
         // Without the catalog nothing could be committed.

@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, NoRoom, Result, RoomLimit};
 use crate::limits::{
-    LOW_ROOM_BYTES_MAX, LOW_ROOM_DIVISOR, MIN_FREE_DEFAULT_BYTES, MIN_FREE_DEFAULT_DIVISOR, RESERVATION_STEP_BYTES,
-    RESERVATION_STEP_DIVISOR, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN, RESERVE_DIVISOR,
+    BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX, LOW_ROOM_BYTES_MAX, LOW_ROOM_DIVISOR, MIN_FREE_DEFAULT_BYTES,
+    MIN_FREE_DEFAULT_DIVISOR, RESERVATION_STEP_BYTES, RESERVATION_STEP_DIVISOR, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN,
+    RESERVE_DIVISOR,
 };
 
 /// How much of a volume may be used. The same for each volume of a store.
@@ -116,6 +117,18 @@ impl Room {
     pub(crate) fn adopt(self: &Arc<Room>, len: u64) -> Reservation {
         self.ledger().held += len;
         Reservation { room: Arc::clone(self), to: len, allocated: len }
+    }
+
+    /// Refuses what there will be no room for, before it comes to a writer that was promised no length. Nothing is promised.
+    /// What that writer has in hand is not known here: it is taken for the most it can be, so that nothing that fits is refused.
+    pub(crate) fn expect(&self, more: u64) -> Result<()> {
+        let in_hand = RESERVATION_STEP_BYTES + (BATCHES_IN_FLIGHT_MAX * BATCH_BYTES_MAX) as u64;
+        let ledger = self.ledger();
+        let disk = self.disk(&ledger);
+        match more > self.left(&ledger, disk).saturating_add(in_hand) {
+            true => Err(self.refusal(&ledger, disk, more)),
+            false => Ok(()),
+        }
     }
 
     /// A blob of that length was committed.
@@ -271,7 +284,7 @@ mod tests {
         room
     }
 
-    fn refusal(result: Result<Reservation>) -> NoRoom {
+    fn refusal<T>(result: Result<T>) -> NoRoom {
         match result.err() {
             Some(Error::NoSpace { room: Some(room), .. }) => *room,
             other => panic!("no refusal: {other:?}"),
@@ -323,6 +336,20 @@ mod tests {
         drop(room.reserve(40 * MIB).unwrap());
         room.removed(60 * MIB);
         drop(room.reserve(100 * MIB).unwrap());
+    }
+
+    #[test]
+    fn what_is_expected_is_refused_only_where_it_cannot_fit() {
+        let room = room(164 * MIB, RoomLimits { min_free: Some(64 * MIB), quota: None });
+        // All that is left is a writer's own, who has nothing of it on the disk yet.
+        let mut writer = room.reserve(0).unwrap();
+        writer.cover(8 * MIB).unwrap();
+        let others = room.reserve(room.status().available).unwrap();
+        room.expect(8 * MIB).unwrap();
+        assert_eq!(refusal(room.expect(100 * MIB)).wanted, 100 * MIB);
+        drop(others);
+        room.expect(100 * MIB).unwrap();
+        room.expect(u64::MAX).unwrap_err();
     }
 
     #[test]

@@ -364,6 +364,29 @@ async fn what_was_told_outlives_a_kill_and_a_drain_keeps_all() {
     assert!(node.partials().is_empty(), "{:?}", node.partials());
 }
 
+/// Its length was not known when it began, so that no room was promised; but the request says how much comes now.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_fit_is_refused_before_it_is_sent() {
+    let folder = scratch("uploads");
+    let node = Node::start_with(&folder.path().join("data"), &[("REELRING_QUOTA", "2MiB")]).await;
+    let path = create(&node, "large", None).await;
+    assert_eq!(patch(&node, &path, 0, vec![1; 1000]).send().await.unwrap().status(), 204);
+    for announced in ["Content-Length: 1000000000\r\n", "Upload-Length: 1000001000\r\nTransfer-Encoding: chunked\r\n"] {
+        let head = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 1000\r\n\
+             Content-Type: application/offset+octet-stream\r\n{announced}\r\n"
+        );
+        let addr = node.addr();
+        let (status, answer) = tokio::task::spawn_blocking(move || raw::exchange(addr, head.as_bytes())).await.unwrap();
+        assert_eq!(status, 507, "{answer}");
+        assert!(answer.contains("1000000000 bytes more"), "{answer}");
+    }
+    // It goes on with what does, and its length is still open.
+    let sent = patch(&node, &path, 1000, vec![2; 500]).header("Upload-Length", 1500).send().await.unwrap();
+    assert_eq!(sent.status(), 204);
+    assert!(stored(&node, "large").await == [vec![1; 1000], vec![2; 500]].concat());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_touches_expires() {
     let folder = scratch("uploads");
