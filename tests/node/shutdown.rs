@@ -39,6 +39,9 @@ async fn an_upload_under_way_is_finished_and_acknowledged() {
     upload.write_all(&body[..1_000_000]).unwrap();
     eventually("the upload has begun", Duration::from_secs(10), async || (!node.partials().is_empty()).then_some(()))
         .await;
+    // As `timeout` does: the process first, then its whole group. It is one stop.
+    node.terminate();
+    tokio::time::sleep(Duration::from_millis(20)).await;
     node.terminate();
     eventually("no new connections", Duration::from_secs(10), async || TcpStream::connect(addr).is_err().then_some(()))
         .await;
@@ -51,6 +54,20 @@ async fn an_upload_under_way_is_finished_and_acknowledged() {
 
     let node = Node::start(&data).await;
     assert!(node.object("last").send().await.unwrap().bytes().await.unwrap() == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let folder = scratch("drain-twice");
+    let node = Node::start(&folder.path().join("data")).await;
+    let mut upload = TcpStream::connect(node.addr()).unwrap();
+    upload.write_all(b"PUT /v1/objects/last HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12345").unwrap();
+    eventually("the upload has begun", Duration::from_secs(10), async || (!node.partials().is_empty()).then_some(()))
+        .await;
+    node.terminate();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    node.terminate();
+    assert_eq!(node.ended(Duration::from_secs(5)).await.code(), Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread")]
