@@ -77,11 +77,36 @@ impl std::str::FromStr for Anonymous {
     }
 }
 
+/// Where to listen. Numbers only: a name may stand for several addresses, and for others tomorrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Listen(pub SocketAddr);
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Listen).map_err(|_| {
+            "it is no address with a port, in numbers: write 127.0.0.1:8080 or [::1]:8080, or 0.0.0.0:8080 for all of this \
+             machine's addresses"
+                .into()
+        })
+    }
+}
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 /// What a layer (file, environment, flags) sets; unset means "ask the next layer".
 #[derive(Debug, Clone, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    pub listen: Option<SocketAddr>,
+    pub listen: Option<Listen>,
     pub data: Option<PathBuf>,
     pub volumes: Option<Vec<PathBuf>>,
     pub min_free: Option<Size>,
@@ -246,7 +271,7 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
             value
         }};
     }
-    let listen = pick!(listen, Some(SocketAddr::from(([127, 0, 0, 1], 8080))));
+    let listen = pick!(listen, Some(Listen(SocketAddr::from(([127, 0, 0, 1], 8080)))));
     let data = pick!(data, Some(PathBuf::from("./reelring-data")));
     let volumes = pick!(volumes, Some(Vec::new())).unwrap_or_default();
     // The flag names one at a time.
@@ -301,7 +326,7 @@ fn merge(path: &Path, file: Settings, env: Settings, flags: Settings) -> Result<
         message: error.to_string(),
     })?;
     let config = Config {
-        listen: listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080))),
+        listen: listen.map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)), |listen| listen.0),
         data: data.unwrap_or_else(|| "./reelring-data".into()),
         volumes,
         min_free: min_free.map(|size| size.0),
@@ -384,7 +409,7 @@ mod tests {
 
     #[test]
     fn flags_win_over_environment_over_file_over_default() {
-        let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        let at = |port: u16| Some(Listen(SocketAddr::from(([127, 0, 0, 1], port))));
         let layer = |port| Settings { listen: at(port), ..Settings::default() };
         let path = Path::new("r.toml");
         let none = Settings::default;

@@ -413,7 +413,7 @@ async fn a_film_is_made_playable_with_and_without_a_node() {
 }
 
 #[tokio::test]
-async fn a_second_node_and_a_port_in_use_are_clear_errors() {
+async fn what_keeps_a_node_from_starting_is_a_clear_error() {
     let desk = Desk::new();
     let node = Node::start(&desk.data()).await;
     let address = node.addr().to_string();
@@ -425,6 +425,15 @@ async fn a_second_node_and_a_port_in_use_are_clear_errors() {
     let in_use = listener.local_addr().expect("its address").to_string();
     other.run(&["serve", "--listen", &in_use]).refused(1, &[&in_use, "in use", "--listen"]);
     assert!(!other.data().exists(), "nothing is made before the port is there");
+    // An address by name or without a host, by flag and by file; and a directory that cannot be one.
+    for listen in ["localhost:8080", ":8080", "8080"] {
+        other.run(&["serve", "--listen", listen]).refused(2, &[listen, "127.0.0.1:8080"]);
+    }
+    other.write("reelring.toml", b"listen = 'localhost:8080'\n");
+    other.run(&["serve"]).refused(2, &["reelring.toml", "127.0.0.1:8080"]);
+    fs::remove_file(other.path("reelring.toml")).expect("the file");
+    other.write("taken", b"");
+    other.run(&["serve", "--listen", "127.0.0.1:0", "--data", "taken"]).refused(1, &["taken", "choose another"]);
 
     node.terminate();
     assert!(node.ended(Duration::from_secs(20)).await.success());

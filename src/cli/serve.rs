@@ -19,7 +19,7 @@ use super::exit::{CliError, Result};
 use super::interrupt;
 use super::target::{lock_holder, running_node};
 use crate::access::Access;
-use crate::config::{Anonymous, Config, Settings};
+use crate::config::{Anonymous, Config, Listen, Settings};
 use crate::http::Tls;
 use crate::node::Node;
 use crate::size::Size;
@@ -43,7 +43,7 @@ pub struct Serve {
     config: Option<PathBuf>,
     /// Address and port; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
-    listen: Option<std::net::SocketAddr>,
+    listen: Option<Listen>,
     /// Data directory, made if it does not exist [default: ./reelring-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,

@@ -3,6 +3,7 @@
 //! The data directory decides: whatever fails there fails the opening. A volume beside it that fails is degraded or
 //! absent, which the store tells and lives with.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -188,10 +189,23 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+/// The first thing that goes wrong for whoever starts a node, so it says what to do.
+fn not_made(dir: &Path, path: &Path, error: std::io::Error) -> Error {
+    let advice = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "change its owner, run as another user, or choose another directory"
+        }
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => "something else has that name: choose another directory",
+        _ => return Error::io("make directory", path, error),
+    };
+    let reason = format!("could not make directory {}: {error}; {advice}", path.display());
+    Error::VolumeRefused { dir: dir.into(), reason }
+}
+
 pub(crate) fn make_directories(dir: &Path) -> Result<()> {
     let is_new = !dir.exists();
     for path in [dir.to_owned(), dir.join("blobs"), dir.join("partial")] {
-        std::fs::create_dir_all(&path).map_err(|e| Error::io("make directory", &path, e))?;
+        std::fs::create_dir_all(&path).map_err(|e| not_made(dir, &path, e))?;
     }
     let sync = |path: &Path| std::fs::File::open(path)?.sync_all();
     sync(dir).map_err(|e| Error::io("sync", dir, e))?;
