@@ -15,6 +15,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use hyper::ext::ReasonPhrase;
 use reelring_storage::Error as StorageError;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -156,12 +157,22 @@ impl From<StorageError> for Problem {
             }
             StorageError::VolumeMissing { .. } => Self::unavailable("volume-missing", detail, 60),
             StorageError::Closed => Self::unavailable("draining", detail, 5),
+            StorageError::Io { source, .. } if is_out_of_descriptors(&source) => {
+                tracing::warn!(%detail, "no descriptor was left for a request; raise the limit of open files (LimitNOFILE=, ulimit -n)");
+                Self::unavailable("descriptors", detail, 1)
+            }
             _ => {
                 tracing::error!(%detail, "storage failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "storage", detail)
             }
         }
     }
+}
+
+/// Connections that end give some back.
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 impl From<JobError> for Problem {
@@ -288,16 +299,28 @@ fn request_id() -> HeaderValue {
     HeaderValue::from_bytes(&digits).expect("hexadecimal digits")
 }
 
+/// What the status is called, in the first line too.
+fn title(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        // Of tus, and not registered.
+        460 => "Checksum Mismatch",
+        _ => status.canonical_reason().unwrap_or("Error"),
+    }
+}
+
 fn render(problem: &Problem, request_id: &str) -> Response {
     let body = Body {
         r#type: format!("urn:reelring:problem:{}", problem.kind),
-        title: problem.status.canonical_reason().unwrap_or("Error"),
+        title: title(problem.status),
         status: problem.status.as_u16(),
         detail: &problem.detail,
         request_id,
         extra: problem.extra.iter().map(|extra| (extra.0.to_string(), extra.1.clone())).collect(),
     };
     let mut response = (problem.status, Json(body)).into_response();
+    if problem.status.canonical_reason().is_none() {
+        response.extensions_mut().insert(ReasonPhrase::from_static(title(problem.status).as_bytes()));
+    }
     let headers = response.headers_mut();
     if let Some(own) = &problem.headers {
         headers.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));

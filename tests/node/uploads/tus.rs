@@ -171,6 +171,7 @@ async fn bytes_with_another_checksum_are_dropped() {
         let addr = node.addr();
         let (status, answer) = tokio::task::spawn_blocking(move || raw::exchange(addr, &request)).await.unwrap();
         assert_eq!(status, expected, "{answer}");
+        assert_eq!(answer.starts_with("HTTP/1.1 460 Checksum Mismatch\r\n"), status == 460, "{answer}");
     }
     assert!(stored(&node, "sums").await == body);
 }
