@@ -250,7 +250,9 @@ async fn open(node: &Node, key: &Key) -> Result<Option<(Arc<ObjectRecord>, BlobR
 }
 
 fn no_object(key: &Key) -> Problem {
-    Problem::not_found(format!("there is no object {key}; GET /v1/objects?prefix= lists those there are"))
+    Problem::not_found(format!(
+        "there is no object {key}; GET /v1/objects?prefix= or `reelring ls` lists those there are"
+    ))
 }
 
 /// What is said of the content: its type, its name as a file, and what keeps a stored page from acting as one of the

@@ -93,7 +93,9 @@ pub(super) async fn revoke(
     let shown: String = which.chars().take(limits::TOKEN_NAME_BYTES).collect();
     match blocking(node, move |node| node.access().revoke(&which)).await? {
         Some(_) => Ok(StatusCode::NO_CONTENT),
-        None => Err(Problem::not_found(format!("there is no token {shown:?}; GET /v1/tokens lists those there are"))),
+        None => Err(Problem::not_found(format!(
+            "there is no token {shown:?}; GET /v1/tokens or `reelring token ls` lists those there are"
+        ))),
     }
 }
 
