@@ -68,7 +68,7 @@ pub const MIN_FREE_DEFAULT_DIVISOR: u64 = 20;
 /// up a small volume with promises.
 pub const RESERVATION_STEP_BYTES: u64 = 8 * 1024 * 1024;
 pub const RESERVATION_STEP_DIVISOR: u64 = 256;
-/// Less than this part of the volume left to promise, or than these bytes, is worth a warning.
+/// Less than this part of the volume, or of the quota on it, left to promise, or than these bytes, is worth a warning.
 pub const LOW_ROOM_DIVISOR: u64 = 20;
 pub const LOW_ROOM_BYTES_MAX: u64 = 10 << 30;
 /// Bytes of write buffers filled or on their way to the disk, over all writers.

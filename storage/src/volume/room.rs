@@ -94,9 +94,9 @@ impl Disk {
         reserve.max(limits.min_free.unwrap_or(default))
     }
 
-    /// Less than this left to promise is worth a word.
-    fn low_mark(&self) -> u64 {
-        (self.size / LOW_ROOM_DIVISOR).min(LOW_ROOM_BYTES_MAX)
+    /// Less than this left to promise is worth a word: a part of what there is to be had.
+    fn low_mark(&self, limits: &RoomLimits) -> u64 {
+        (limits.quota.unwrap_or(u64::MAX).min(self.size) / LOW_ROOM_DIVISOR).min(LOW_ROOM_BYTES_MAX)
     }
 }
 
@@ -202,7 +202,7 @@ impl Room {
 
     /// Says once that little is left, and once that there is more again.
     fn watch(&self, ledger: &mut Ledger, disk: Option<Disk>, left: u64) {
-        let Some(mark) = disk.map(|disk| disk.low_mark()) else { return };
+        let Some(mark) = disk.map(|disk| disk.low_mark(&self.limits)) else { return };
         let (volume, dir) = (self.number, self.dir.display());
         if !ledger.low && left < mark {
             ledger.low = true;
@@ -333,6 +333,11 @@ mod tests {
         writer.complete(10 * MIB);
         room.stored(10 * MIB);
         drop(writer);
+        // A small part of the disk, of which much is left.
+        assert!(!room.status().low, "40 of 100 MiB are left");
+        room.stored(36 * MIB);
+        assert!(room.status().low, "4 of 100 MiB are left");
+        room.removed(36 * MIB);
         drop(room.reserve(40 * MIB).unwrap());
         room.removed(60 * MIB);
         drop(room.reserve(100 * MIB).unwrap());
