@@ -150,6 +150,7 @@ fn usage_errors_have_status_2_and_say_what_is_possible() {
     desk.run(&["get", "../secret"]).refused(2, &["../secret", ".."]);
     desk.run(&["put", "-"]).refused(2, &["--key KEY"]);
     desk.run(&["jobs", "nonsense"]).refused(2, &["nonsense", "32"]);
+    desk.run(&["sign", "--asset", "nonsense"]).refused(2, &["nonsense", "32"]);
     desk.run(&["jobs", "--state", "flying"]).refused(2, &["flying", "queued, running"]);
     desk.run(&["fetch", "ftp://example.org/a"]).refused(2, &["ftp", "http and https"]);
     desk.run(&["ls", "--node", "ftp://h"]).refused(2, &["ftp://h", "http://127.0.0.1:8080"]);

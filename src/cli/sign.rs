@@ -10,6 +10,7 @@ use super::output::Output;
 use super::session;
 use super::target::Absent;
 use super::token::seconds;
+use crate::transcode::AssetId;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -31,7 +32,7 @@ pub struct Sign {
     prefix: Option<String>,
     /// A transcoded asset
     #[arg(long, value_name = "ID")]
-    asset: Option<String>,
+    asset: Option<AssetId>,
     /// GET (with HEAD), PUT or DELETE; may be given several times [default: GET]
     #[arg(long = "method", value_name = "METHOD")]
     methods: Vec<String>,
@@ -49,9 +50,11 @@ impl Sign {
     pub fn run(self) -> Result<()> {
         let methods = if self.methods.is_empty() { vec!["GET".to_string()] } else { self.methods };
         let mut body = json!({ "methods": methods, "expires_s": self.expires });
-        for (name, value) in
-            [("key", self.key.map(|key| key.to_string())), ("prefix", self.prefix), ("asset", self.asset)]
-        {
+        for (name, value) in [
+            ("key", self.key.map(|key| key.to_string())),
+            ("prefix", self.prefix),
+            ("asset", self.asset.map(String::from)),
+        ] {
             if let Some(value) = value {
                 body[name] = value.into();
             }
