@@ -245,7 +245,10 @@ async fn open(node: &Node, key: &Key) -> Result<Option<(Arc<ObjectRecord>, BlobR
             Err(error) => return Err(error.into()),
         }
     }
-    let detail = format!("the bytes of {key} are not where the catalog says; run `reelring doctor`");
+    let detail = format!(
+        "the file of {key} is missing, although the catalog has it; put it back from a back-up, or store the object again; \
+         `reelring scrub` looks for others"
+    );
     Err(Problem::missing_blob(detail))
 }
 

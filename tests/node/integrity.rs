@@ -201,3 +201,25 @@ async fn a_lost_catalog_is_rebuilt_by_the_doctor() {
         assert_eq!(response.bytes().await.unwrap(), body(n));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_whose_file_is_gone_says_so_and_can_be_stored_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let node = Node::start(&data).await;
+    assert_eq!(node.put("lost", body(1)).send().await.unwrap().status(), 201);
+    node.terminate();
+    node.ended(Duration::from_secs(30)).await;
+    files(&data.join("blobs")).iter().for_each(|file| std::fs::remove_file(file).unwrap());
+
+    let node = Node::start(&data).await;
+    let answer = node.object("lost").send().await.unwrap();
+    assert_eq!(answer.status(), 500);
+    let problem: Value = answer.json().await.unwrap();
+    assert_eq!(problem["type"], "urn:reelring:problem:missing-blob");
+    for part in ["lost", "store the object again", "reelring scrub"] {
+        assert!(problem["detail"].as_str().unwrap().contains(part), "{part} is not in {problem}");
+    }
+    assert_eq!(node.put("lost", body(2)).send().await.unwrap().status(), 200);
+    assert!(node.object("lost").send().await.unwrap().bytes().await.unwrap() == body(2));
+}
