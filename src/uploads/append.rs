@@ -25,7 +25,7 @@ use reelring_storage::{BlobWriter, Error as StorageError, Key};
 use tokio::time::{Instant, sleep};
 
 use super::checksum::{Algorithm, Checksum, Digests};
-use super::desk::Turn;
+use super::desk::{Entry, Turn};
 use super::feed::{Append, Appended, Feed, Piece};
 use super::record::{Kind, Record, State, UploadId};
 use super::{Inner, Result, UploadError, Uploads, table};
@@ -45,7 +45,7 @@ struct Run<'a> {
     inner: &'a Inner,
     record: Record,
     turn: &'a Turn,
-    publish: &'a super::desk::Entry,
+    publish: &'a Entry,
     writer: BlobWriter,
     ask: Append,
     digests: Option<Digests>,
@@ -79,7 +79,10 @@ impl Inner {
         }
         let entry = self.desk.entry(id);
         entry.ending().await;
-        let durable = self.or_gone(&record, entry.durable(&self.store, &record).await).await?;
+        let (record, durable) = self.durable(record, &entry).await?;
+        if let Some(done) = already_done(&record, &ask)? {
+            return Ok(done);
+        }
         admit(&record, &ask, durable)?;
 
         let turn = entry.begin();
@@ -88,11 +91,10 @@ impl Inner {
             return Err(UploadError::Preempted(id, durable));
         }
         // And once more, now that nobody else can change it.
-        let mut record = self.record(id).await?;
+        let (mut record, durable) = self.durable(self.record(id).await?, &entry).await?;
         if let Some(done) = already_done(&record, &ask)? {
             return Ok(done);
         }
-        let durable = self.or_gone(&record, entry.durable(&self.store, &record).await).await?;
         let target = admit(&record, &ask, durable)?;
         if record.length.is_none() {
             // It was promised no room when it began, so what comes now may find none.

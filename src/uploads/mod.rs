@@ -25,6 +25,8 @@ mod join;
 mod metadata;
 mod record;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use checksum::{Algorithm, Checksum};
 pub use feed::{Append, Appended, Feed, Piece};
@@ -44,7 +46,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::desk::Desk;
+use self::desk::{Desk, Entry};
 use self::table::{Added, Table};
 use crate::limits;
 use crate::media_type;
@@ -320,6 +322,24 @@ impl Inner {
         Ok(Status { record, offset })
     }
 
+    /// How far an upload is. Whoever has just completed it or given it up leaves nothing to be found, or has it in hand
+    /// still: then the record, read again, tells.
+    async fn durable(&self, record: Record, entry: &Entry) -> Result<(Record, u64)> {
+        let known = match record.state {
+            State::Open => entry.durable(&self.store, &record).await,
+            _ => Ok(record.length),
+        };
+        if let Ok(Some(length)) = known {
+            return Ok((record, length));
+        }
+        let record = self.record(record.id).await?;
+        let length = match record.state {
+            State::Open => self.or_gone(&record, known).await?,
+            _ => record.length.unwrap_or(0),
+        };
+        Ok((record, length))
+    }
+
     /// An open upload whose partial is not there is given up, unless it may be on a disk that is away.
     async fn or_gone(&self, record: &Record, length: Result<Option<u64>, StorageError>) -> Result<u64> {
         match length {
@@ -356,8 +376,10 @@ impl Inner {
 
     /// Removes what there is of an open upload, whose slot the caller holds or nobody can.
     async fn give_up(&self, record: &Record) -> Result<()> {
-        // The row first: a partial that nobody names is discarded at the next start.
-        self.table.give_up(record.id, self.expires()).await?;
+        // The row first: a partial that nobody names is discarded at the next start. Whoever completed it has the bytes.
+        if !self.table.give_up(record.id, self.expires()).await? {
+            return Ok(());
+        }
         self.desk.remove(record.id);
         if let Err(error) = self.store.discard_partial(record.blob).await {
             tracing::warn!(upload = %record.id, %error, "the partial file of an upload stays behind until the next start");

@@ -86,14 +86,18 @@ impl Table {
         self.catalog.write(move |tx| change(tx, id, |record| record.expires_at = expires_at)).await
     }
 
-    /// Its bytes are to go; the row stays until `until`.
-    pub async fn give_up(&self, id: UploadId, until: Timestamp) -> Result<(), Error> {
+    /// The bytes of an open upload are to go; the row stays until `until`. False when it is open no more.
+    pub async fn give_up(&self, id: UploadId, until: Timestamp) -> Result<bool, Error> {
         self.catalog
             .write(move |tx| {
-                change(tx, id, |record| {
-                    record.state = State::Gone;
-                    record.expires_at = until;
-                })
+                let is_open = one(tx, id)?.is_some_and(|record| record.state == State::Open);
+                if is_open {
+                    change(tx, id, |record| {
+                        record.state = State::Gone;
+                        record.expires_at = until;
+                    })?;
+                }
+                Ok(is_open)
             })
             .await
     }
