@@ -98,7 +98,7 @@ impl Connections {
                 let outgoing = Outgoing::by_file(shared.sent.clone()).on_account_of(requests.payer());
                 let stream = Patience::new(SendStream::new(stream, outgoing.clone()), requests.clone());
                 let visit = shared.visit(Peer::Stranger, outgoing, requests);
-                shared.http1(stream, visit, watcher).await
+                shared.http1(Linger::new(stream), visit, watcher).await
             }),
         };
         self.lanes.spawn(run(connection, seat));
@@ -112,7 +112,7 @@ impl Connections {
             let _permit = permit;
             let stream = Patience::new(UnixStream::from_std(stream?)?, requests.clone());
             let visit = shared.visit(Peer::Owner, Outgoing::by_memory(shared.sent.clone()), requests);
-            shared.http1(stream, visit, watcher).await
+            shared.http1(Linger::new(stream), visit, watcher).await
         });
         self.lanes.spawn(run(connection, seat));
     }
@@ -124,13 +124,12 @@ impl Connections {
 }
 
 impl Shared {
-    async fn http1<S>(mut self, stream: S, visit: Visit, watcher: Watcher) -> Result<(), Ended>
+    async fn http1<S>(mut self, stream: Linger<S>, visit: Visit, watcher: Watcher) -> Result<(), Ended>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let stream = TokioIo::new(Linger::new(stream));
         self.http1.timer(HeadTimer::new());
-        Ok(watcher.watch(self.http1.serve_connection(stream, service::<Incoming>(visit))).await?)
+        Ok(watcher.watch(self.http1.serve_connection(TokioIo::new(stream), service::<Incoming>(visit))).await?)
     }
 
     async fn encrypted(
@@ -148,6 +147,7 @@ impl Shared {
         let connections = requests.connections_of_client();
         let visit = self.visit(Peer::Stranger, outgoing, requests);
         if stream.get_ref().1.alpn_protocol() != Some(tls::HTTP2) {
+            let stream = Linger::with_rest(stream, |stream| stream.get_mut().0);
             return self.http1(stream, visit, watcher).await;
         }
         let window = self.windows.open(connections);

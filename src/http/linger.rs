@@ -3,7 +3,9 @@
 //! Closing a socket while the client still sends makes the kernel reset the connection, and the reset overtakes the
 //! answer. So a closing connection first ends its own direction, then takes what the client still sends until it pauses
 //! or closes, for a bounded time and amount: a client that looks for an answer only when its writes stall needs most of a
-//! body to notice. Owns the stream; dropping it closes at once.
+//! body to notice. Under TLS it is taken as it comes: nobody needs to understand it, and it may be broken.
+//!
+//! Owns the stream; dropping it closes at once.
 
 use std::future::Future;
 use std::io;
@@ -17,8 +19,12 @@ use crate::limits;
 
 pub(super) struct Linger<S> {
     stream: S,
+    rest: Rest<S>,
     closing: Option<Closing>,
 }
+
+/// Where in a stream that has ended its own direction the other one's bytes are taken.
+pub(super) type Rest<S> = fn(&mut S) -> &mut (dyn AsyncRead + Unpin + Send);
 
 struct Closing {
     end: Instant,
@@ -40,9 +46,13 @@ impl Closing {
     }
 }
 
-impl<S> Linger<S> {
+impl<S: AsyncRead + Unpin + Send> Linger<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, closing: None }
+        Self::with_rest(stream, |stream| stream)
+    }
+
+    pub(super) fn with_rest(stream: S, rest: Rest<S>) -> Self {
+        Self { stream, rest, closing: None }
     }
 }
 
@@ -83,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
         while closing.taken < limits::HTTP_LINGER_BYTES && closing.deadline.as_mut().poll(cx).is_pending() {
             let mut buffer = ReadBuf::new(&mut scratch);
             // An error means that the client is gone, which is what is waited for.
-            match ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buffer)) {
+            match ready!(Pin::new((this.rest)(&mut this.stream)).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => closing.took(buffer.filled().len()),
                 _ => break,
             }
@@ -94,9 +104,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Linger<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
+
+    /// Ends its own direction as any other, and must not be asked for what comes after.
+    struct Encrypted(DuplexStream);
+
+    impl AsyncRead for Encrypted {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            panic!("what nobody needs is decrypted");
+        }
+    }
+
+    impl AsyncWrite for Encrypted {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_under_tls_is_taken_as_it_is() {
+        let (mut client, server) = duplex(4 << 10);
+        let sending = tokio::spawn(async move { client.write_all(&vec![1; 300_000]).await.is_ok() });
+        Linger::with_rest(Encrypted(server), |stream| &mut stream.0).shutdown().await.unwrap();
+        assert!(sending.await.unwrap());
+    }
 
     #[tokio::test]
     async fn what_the_client_still_sends_is_taken_up_to_the_bound() {

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::admission::Refusal;
+use super::linger::Rest;
 use super::tls::Tls;
 use crate::limits;
 
@@ -119,16 +120,19 @@ async fn refuse(stream: TcpStream, acceptor: Option<TlsAcceptor>, place: &Place,
     let said = place.until(limits::HTTP_REFUSAL, stream.peek(&mut [0])).await?;
     match acceptor {
         None if said.is_none() => tell_unasked(stream, answer),
-        None => tell(stream, place, answer).await,
+        None => tell(stream, place, answer, |stream| stream).await,
         Some(_) if said.is_none() => Ok(()),
         Some(acceptor) => {
             let stream = timeout(limits::HTTP_REFUSAL, acceptor.accept(stream)).await??;
-            tell(stream, place, answer).await
+            tell(stream, place, answer, |stream| stream.get_mut().0).await
         }
     }
 }
 
-async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, place: &Place, answer: &[u8]) -> io::Result<()> {
+async fn tell<S>(mut stream: S, place: &Place, answer: &[u8], rest: Rest<S>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let mut scratch = vec![0; 16 << 10];
     let first = timeout(limits::HTTP_REFUSAL, stream.read(&mut scratch)).await??;
     // Whoever begins with TLS could not read the answer.
@@ -138,9 +142,9 @@ async fn tell(mut stream: impl AsyncRead + AsyncWrite + Unpin, place: &Place, an
     let told = async { stream.write_all(answer).await.and(stream.shutdown().await) };
     timeout(limits::HTTP_REFUSAL, told).await??;
     // As `Linger` does it, but for those who are sent off.
-    let (mut taken, begun) = (0, Instant::now());
+    let (mut taken, begun, rest) = (0, Instant::now(), rest(&mut stream));
     while taken < limits::HTTP_LINGER_BYTES && begun.elapsed() < limits::HTTP_LINGER {
-        match place.until(limits::HTTP_LINGER_PAUSE, stream.read(&mut scratch)).await? {
+        match place.until(limits::HTTP_LINGER_PAUSE, rest.read(&mut scratch)).await? {
             Some(more) if more > 0 => taken += more,
             _ => break,
         }
