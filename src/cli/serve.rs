@@ -104,7 +104,8 @@ impl Serve {
             Config::resolve(self.config.as_deref(), flags).map_err(|error| CliError::usage(error.to_string()))?;
         check_listen(&config).map_err(CliError::usage)?;
         let tls = Tls::of(&config).map_err(|error| CliError::usage(error.to_string()))?.map(Arc::new);
-        telemetry::init("info");
+        // What clients of HTTP/2 do wrong its library tells at `warn`, frame by frame: it must not fill the log.
+        telemetry::init("info,h2=error");
         raise_descriptor_limit();
         // Before the data directory is touched: a port in use is the most common mistake.
         let listener = bind(&config)?;

@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod browser;
+pub mod frames;
 pub mod gate;
 pub mod media;
 pub mod nginx;
@@ -14,6 +15,7 @@ pub mod node;
 pub mod origin;
 pub mod process;
 pub mod raw;
+pub mod words;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
