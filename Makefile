@@ -6,7 +6,7 @@
 help:
 	@echo 'make demo        build, fetch a clip, transcode it to two renditions, check it, play it   (URL=… for your own)'
 	@echo 'make test        format, lints, documentation, build, and all tests'
-	@echo 'make test-large  200 shutdowns of ext4 and of XFS, 1,000 kills, 10,000 resets, 20 minutes of noise, 4 GiB up and down (root; 9 GiB of disk)'
+	@echo 'make test-large  200 shutdowns of ext4 and of XFS, 1,000 kills, 10,000 resets, 50 minutes of noise, 4 GiB up and down (root; 9 GiB of disk)'
 	@echo 'make bench       Reelring beside fio, nginx, aria2 and ffmpeg on this machine; writes docs/benchmarks.md'
 	@echo 'make setup       only install the system packages that building and the demo need'
 

@@ -14,112 +14,19 @@ use super::{access, conditional, digest, disposition, index, range};
 use crate::access::Signature;
 use crate::web_origin::WebOrigin;
 use crate::{limits, media_type};
+use words::{NAMES, noise, pick};
 
-const WORDS: &[&str] = &[
-    "bytes=",
-    "bytes",
-    "=",
-    "-",
-    "--",
-    ",",
-    ";",
-    ":",
-    " ",
-    "\t",
-    "0",
-    "1",
-    "7",
-    "499",
-    "18446744073709551615",
-    "18446744073709551616",
-    "\"",
-    "\"\"",
-    "W/",
-    "w/",
-    "*",
-    "/",
-    "%",
-    "%2e%2e",
-    "&",
-    "download=",
-    "sha-256",
-    "sha-512",
-    "md5",
-    "=:",
-    "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
-    ":",
-    "AAAA",
-    "=",
-    "q=0.5",
-    "10",
-    "11",
-    "é",
-    "\u{7f}",
-    "\u{80}",
-    "\"0707070707070707070707070707070707070707070707070707070707070707\"",
-    "1.",
-    "0123456789abcdef.",
-    "1800000000.",
-    "GET-PUT.",
-    "exact.",
-    "UyKVGxAIFn1bYPbn8sYbXHDI7UAIU-92zYLAufVDhRM",
-    "Bearer ",
-    "Basic ",
-    "YTpi",
-    "Sun, 06 Nov 1994 08:49:37 GMT",
-    "Sunday, 06-Nov-94 08:49:37 GMT",
-    "Sun Nov  6 08:49:37 1994",
-    "video/mp4",
-    "application/octet-stream",
-    "text/html",
-    "charset",
-    "https://",
-    "http://",
-    "null",
-    "example.org",
-    ":443",
-    "[::1]",
-    "@",
-    "?",
-    "#",
-    "application/json",
-];
-
-fn noise(random: &mut StdRng) -> Vec<u8> {
-    let longest = if random.random_ratio(1, 50) { 2_000 } else { 12 };
-    let words = (0..random.random_range(0..longest)).map(|_| WORDS[random.random_range(0..WORDS.len())]);
-    let mut bytes = words.collect::<String>().into_bytes();
-    for _ in 0..random.random_range(0..4) {
-        if !bytes.is_empty() {
-            let at = random.random_range(0..bytes.len());
-            bytes[at] = random.random();
-        }
-    }
-    bytes
-}
+#[path = "../../tests/support/words.rs"]
+mod words;
 
 /// A head with some headers that are noise, as far as HTTP can carry it.
 fn head(random: &mut StdRng) -> HeaderMap {
-    const NAMES: &[&str] = &[
-        "range",
-        "if-range",
-        "if-match",
-        "if-none-match",
-        "if-modified-since",
-        "if-unmodified-since",
-        "accept",
-        "repr-digest",
-        "content-digest",
-        "want-repr-digest",
-        "content-md5",
-        "authorization",
-    ];
     let mut headers = HeaderMap::new();
     for _ in 0..random.random_range(0..6) {
         let mut value = noise(random);
         value.retain(|byte| *byte == b'\t' || !byte.is_ascii_control());
         if let Ok(value) = HeaderValue::from_bytes(&value) {
-            headers.append(HeaderName::from_static(NAMES[random.random_range(0..NAMES.len())]), value);
+            headers.append(HeaderName::from_static(pick(random, NAMES)), value);
         }
     }
     headers

@@ -14,10 +14,6 @@ const UPLOAD_BYTES: usize = 3 << 20;
 const CLIENTS: u64 = 32;
 const RSS_LIMIT: u64 = 250 << 20;
 
-fn descriptors(node: &Node) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count()
-}
-
 /// Half an upload or half a download, then a reset.
 async fn give_up(addr: std::net::SocketAddr, number: u64, data: &[u8]) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(addr).await?;
@@ -60,7 +56,7 @@ async fn clients_that_reset_leave_nothing_behind() {
     let film = Noise::bytes(1, FILM_BYTES);
     assert_eq!(node.put("film", film.clone()).send().await.unwrap().status(), 201);
     assert!(node.object("film").send().await.unwrap().bytes().await.unwrap() == film);
-    let before = descriptors(&node);
+    let before = process::descriptors(node.pid());
 
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
@@ -76,7 +72,7 @@ async fn clients_that_reset_leave_nothing_behind() {
 
     eventually("descriptors come back", Duration::from_secs(30), async || {
         // A connection of our own client may be there that was not there before.
-        (descriptors(&node) <= before + 1).then_some(())
+        (process::descriptors(node.pid()) <= before + 1).then_some(())
     })
     .await;
     eventually("uploads are cleared away", Duration::from_secs(30), async || node.partials().is_empty().then_some(()))

@@ -213,7 +213,7 @@ async fn idle_connections_make_room() {
     let cap_text = cap.to_string();
     let settings = [("REELRING_MAX_CONNECTIONS", &*cap_text), ("REELRING_MAX_CONNECTIONS_PER_CLIENT", "400")];
     let (node, film) = with_film(&folder, &settings, 2 * MIB).await;
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count();
+    let descriptors = || process::descriptors(node.pid());
     let before = descriptors();
     let (mut open, mut answered, mut most) = (VecDeque::with_capacity(held), 0, 0);
     let begun = Instant::now();

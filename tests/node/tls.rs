@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -86,14 +86,25 @@ impl Secure {
 
     /// With the protocols that are offered.
     pub async fn encrypt(&self, stream: TcpStream, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(self.config(protocols, ALL_VERSIONS))).connect(name, stream).await.unwrap()
+    }
+
+    /// What a client says who trusts the authority.
+    pub fn config(&self, protocols: &[&[u8]], versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.authority.file).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        let name = ServerName::try_from("localhost").unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        config
+    }
+
+    /// A client of HTTP who does.
+    pub fn client(&self) -> reqwest::ClientBuilder {
+        let ca = reqwest::Certificate::from_pem(&std::fs::read(&self.authority.file).unwrap()).unwrap();
+        reqwest::Client::builder().no_proxy().tls_certs_only([ca])
     }
 
     /// A number of `/metrics`.
@@ -110,8 +121,7 @@ impl Secure {
 
     /// The certificate that a new connection gets.
     async fn shown(&self) -> Vec<u8> {
-        let ca = reqwest::Certificate::from_pem(&std::fs::read(&self.authority.file).unwrap()).unwrap();
-        let client = reqwest::Client::builder().no_proxy().tls_info(true).tls_certs_only([ca]).build().unwrap();
+        let client = self.client().tls_info(true).build().unwrap();
         let answer = client.get(self.url("/healthz")).send().await.expect("a trusted answer");
         let info = answer.extensions().get::<reqwest::tls::TlsInfo>().expect("the handshake");
         info.peer_certificate().expect("a certificate").to_vec()
@@ -187,8 +197,7 @@ async fn a_new_certificate_is_taken_on_sighup_and_a_broken_one_is_not() {
     let Secure { authority, certificate, key, der, node, .. } = &secure;
     assert!(secure.shown().await == *der);
     // A connection that is open goes on with what it has.
-    let ca = reqwest::Certificate::from_pem(&std::fs::read(&authority.file).unwrap()).unwrap();
-    let open = reqwest::Client::builder().no_proxy().tls_certs_only([ca]).build().unwrap();
+    let open = secure.client().build().unwrap();
     assert_eq!(open.get(secure.url("/healthz")).send().await.unwrap().status(), 200);
     let second = authority.certify(certificate, key);
     assert!(secure.shown().await == *der, "not before it is told");

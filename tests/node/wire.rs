@@ -1,16 +1,13 @@
 //! HTTP/1.1 as bytes on a connection: requests sent ahead, half-closed sockets, messages that two readers could read in two
-//! ways, bounds of the head; and noise for as long as `REELRING_FUZZ_SECONDS` says, which must cost neither the node's life
-//! nor its memory.
+//! ways, bounds of the head. What is no HTTP at all comes in `fuzz`.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::node::Node;
 use crate::support::process::{rss, signal};
 use crate::support::{Noise, raw, scratch};
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 
 /// A connection, and the answers that come on it one by one.
@@ -202,154 +199,6 @@ async fn a_head_has_bounds() {
     assert_eq!(client.expect(true).status, 431);
     let grown = rss(node.pid()).saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes for 32 MiB of a header");
-}
-
-/// Words that HTTP's own parsers and ours stumble over.
-const WORDS: &[&str] = &[
-    "bytes",
-    "=",
-    "-",
-    ",",
-    ";",
-    ":",
-    "0",
-    "1",
-    "9",
-    "18446744073709551615",
-    "18446744073709551616",
-    "\"",
-    "W/",
-    "*",
-    "%",
-    "%2e",
-    "%00",
-    "%ff",
-    "/",
-    "..",
-    "?",
-    "&",
-    "download",
-    "prefix",
-    "limit",
-    "sha-256",
-    "=:",
-    ":=",
-    "AAAA",
-    "\t",
-    "Sun, 06 Nov 1994 08:49:37 GMT",
-    "é",
-    "\u{7f}",
-    "\u{1}",
-    "a",
-    "film",
-    "text/html",
-    "video/mp4",
-    "q=0.5",
-    "null",
-    "https://",
-    "localhost",
-    "\r\n",
-    "\0",
-];
-
-fn noise(random: &mut StdRng, longest: usize) -> String {
-    (0..random.random_range(0..longest)).map(|_| WORDS[random.random_range(0..WORDS.len())]).collect()
-}
-
-/// A request that is nearly one.
-fn request(random: &mut StdRng) -> Vec<u8> {
-    const NAMES: &[&str] = &[
-        "Range",
-        "If-Range",
-        "If-Match",
-        "If-None-Match",
-        "If-Modified-Since",
-        "If-Unmodified-Since",
-        "Repr-Digest",
-        "Content-Digest",
-        "Want-Repr-Digest",
-        "Content-MD5",
-        "Content-Type",
-        "Accept",
-        "Origin",
-        "Access-Control-Request-Method",
-        "Expect",
-        "Content-Length",
-        "Transfer-Encoding",
-        "Connection",
-        "Host",
-        "Upload-Metadata",
-        "Upload-Offset",
-    ];
-    let method = ["GET", "GET", "GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "POST"][random.random_range(0..9)];
-    let path = ["/v1/objects/film", "/v1/objects/", "/v1/objects", "/v1/uploads", "/"][random.random_range(0..5)];
-    let mut text = format!("{method} {path}");
-    if random.random_ratio(1, 3) {
-        text += &noise(random, 6).replace([' ', '\r', '\n'], "");
-    }
-    text += " HTTP/1.1\r\nHost: 127.0.0.1\r\n";
-    for _ in 0..random.random_range(0..5) {
-        let name = NAMES[random.random_range(0..NAMES.len())];
-        let value = noise(random, 12);
-        // Most reach our own parsers, the others hyper's.
-        let value =
-            if random.random_ratio(9, 10) { value.replace(['\r', '\n', '\0', '\u{1}', '\u{7f}'], "") } else { value };
-        text += &format!("{name}: {value}\r\n");
-    }
-    text += "\r\n";
-    let mut bytes = text.into_bytes();
-    if random.random_ratio(1, 8) {
-        for _ in 0..random.random_range(1..10) {
-            let at = random.random_range(0..bytes.len());
-            bytes[at] = random.random();
-        }
-    }
-    bytes
-}
-
-/// Sends requests until `end`; how many.
-fn pester(node: SocketAddr, seed: u64, end: Instant) -> u64 {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut sent = 0;
-    while Instant::now() < end {
-        let Ok(mut stream) = TcpStream::connect(node) else { continue };
-        stream.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
-        for _ in 0..random.random_range(1..20) {
-            sent += 1;
-            if stream.write_all(&request(&mut random)).is_err() {
-                break;
-            }
-            let mut answer = [0; 16 << 10];
-            // What it answers is not looked at: that it goes on answering others is.
-            let _ = stream.read(&mut answer);
-        }
-    }
-    sent
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn noise_fuzz_costs_neither_life_nor_memory() {
-    let seconds = std::env::var("REELRING_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
-    let seed: u64 =
-        std::env::var("REELRING_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(rand::random);
-    let (_folder, mut node) = start("noise").await;
-    let body = Noise::bytes(83, 100_000);
-    assert_eq!(node.put("kept", body.clone()).send().await.unwrap().status(), 201);
-    let mut sizes = Vec::new();
-    // The first round fills pools and caches, the last must not be larger.
-    for round in 0..4u64 {
-        let end = Instant::now() + Duration::from_millis(seconds * 250);
-        let (addr, first) = (node.addr(), seed.wrapping_add(round * 2));
-        let threads = [0, 1].map(|n| std::thread::spawn(move || pester(addr, first.wrapping_add(n), end)));
-        let sent: u64 = threads.map(|thread| thread.join().expect("no panic here")).iter().sum();
-        sizes.push(rss(node.pid()));
-        eprintln!("seed {seed}, round {round}: {sent} requests, {} MiB", sizes.last().unwrap() >> 20);
-    }
-    assert!(node.running(), "seed {seed}: {}", node.log());
-    assert!(!node.log().contains("panicked"), "seed {seed}: {}", node.log());
-    assert!(node.object("kept").send().await.unwrap().bytes().await.unwrap() == body, "seed {seed}");
-    let (first, last) = (sizes[0], sizes[3]);
-    assert!(last < first + (48 << 20), "seed {seed}: memory grew from {first} to {last} bytes");
 }
 
 /// A `sendfile` in which the node was stopped ends with a part, though the client takes all there is. Who took that for a full

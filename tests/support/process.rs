@@ -25,6 +25,11 @@ pub fn peak_rss(pid: u32) -> u64 {
     status_bytes(pid, "VmHWM:")
 }
 
+/// How many files, sockets and the like it has open.
+pub fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a live process").count()
+}
+
 /// CPU time of the process, its ended threads included, its children not.
 pub fn cpu_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a live process");

@@ -4,6 +4,7 @@ mod clients;
 mod draft;
 mod followed;
 mod joins;
+mod over_http2;
 mod tus;
 
 use reqwest::{Method, RequestBuilder, Response};
