@@ -77,7 +77,7 @@ async fn create_tus(node: &Node, parts: &Parts, body: Body) -> Result<Response, 
         let detail = format!("the first bytes of an upload come as {TUS_TYPE}; send that Content-Type, or no body");
         return Err(Problem::unsupported("media-type", detail));
     }
-    let ask = ask(dialect, parts, 0)?;
+    let ask = ask(dialect, parts, &body, 0)?;
     let mut status = node.uploads().create(asked).await.map_err(|error| answer::problem(dialect, error))?;
     if with_bytes && status.record.state == State::Open {
         let id = status.record.id;
@@ -96,7 +96,7 @@ async fn create_draft(
     body: Body,
     key: Option<Key>,
 ) -> Result<Response, Problem> {
-    let ask = ask(dialect, parts, 0)?;
+    let ask = ask(dialect, parts, &body, 0)?;
     if let Some(encoding) = parts.headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
         let detail = format!("Content-Encoding {encoding:?} is not kept: send the object itself, decoded");
         return Err(Problem::unsupported("content-encoding", detail));
@@ -163,7 +163,7 @@ fn at(problem: Problem, id: UploadId) -> Problem {
 }
 
 fn has_bytes(parts: &Parts, body: &Body) -> bool {
-    content_length(parts) != Some(0) && !body.is_end_stream()
+    content_length(parts, body) != Some(0)
 }
 
 fn metadata(headers: &HeaderMap) -> Result<Metadata, Problem> {

@@ -3,6 +3,7 @@
 //! tus requests say so in `Tus-Resumable`. Whatever else names `Upload-Complete`, the draft's interop version or its media
 //! type is the draft's, and so is a bare HEAD, GET or DELETE, which the draft sends without any mark.
 
+use axum::body::{Body, HttpBody as _};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 
@@ -130,14 +131,15 @@ pub(super) fn content_digest(parts: &Parts) -> Result<Option<Checksum>, Problem>
 }
 
 /// How many bytes the body has, if the request says so.
-pub(super) fn content_length(parts: &Parts) -> Option<u64> {
+pub(super) fn content_length(parts: &Parts, body: &Body) -> Option<u64> {
     if parts.headers.contains_key(header::TRANSFER_ENCODING) {
         return None;
     }
     match parts.headers.get(header::CONTENT_LENGTH) {
         Some(value) => value.to_str().ok()?.parse().ok(),
-        // Neither of the two: in HTTP/1.1 there is no body, in HTTP/2 it is as long as it is.
-        None => (parts.version < axum::http::Version::HTTP_2).then_some(0),
+        // Neither of the two: in HTTP/1.1 there is no body. In HTTP/2 it is as long as it is, but for one that has ended
+        // with the head.
+        None => (parts.version < axum::http::Version::HTTP_2 || body.is_end_stream()).then_some(0),
     }
 }
 

@@ -14,6 +14,7 @@ mod dialect;
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -111,13 +112,7 @@ async fn delete(node: &Node, dialect: Dialect, id: UploadId) -> Result<Response,
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn patch(
-    node: &Node,
-    dialect: Dialect,
-    id: UploadId,
-    parts: &Parts,
-    body: axum::body::Body,
-) -> Result<Response, Problem> {
+async fn patch(node: &Node, dialect: Dialect, id: UploadId, parts: &Parts, body: Body) -> Result<Response, Problem> {
     dialect.check_patch_type(parts)?;
     let offset = dialect.number(parts, "upload-offset")?.ok_or_else(|| {
         Problem::bad_request(
@@ -125,7 +120,7 @@ async fn patch(
             "Upload-Offset is missing: say where the bytes belong; HEAD tells how far it is",
         )
     })?;
-    let ask = ask(dialect, parts, offset)?;
+    let ask = ask(dialect, parts, &body, offset)?;
     let appended = body::append(node, dialect, id, ask, body).await?;
     let done = appended.record.state == UploadState::Done;
     let mut response = match (dialect, done) {
@@ -137,7 +132,7 @@ async fn patch(
 }
 
 /// What the headers say about the bytes of a request.
-fn ask(dialect: Dialect, parts: &Parts, offset: u64) -> Result<Append, Problem> {
+fn ask(dialect: Dialect, parts: &Parts, body: &Body, offset: u64) -> Result<Append, Problem> {
     let completes = dialect.completes(parts)?;
     let checksum = match dialect {
         Dialect::Tus => parts.headers.get("upload-checksum").map(checksum).transpose()?,
@@ -150,7 +145,7 @@ fn ask(dialect: Dialect, parts: &Parts, offset: u64) -> Result<Append, Problem> 
     });
     Ok(Append {
         offset,
-        bytes: dialect::content_length(parts),
+        bytes: dialect::content_length(parts, body),
         length: dialect.number(parts, "upload-length")?,
         completes,
         checksum,

@@ -63,6 +63,10 @@ impl Uploader {
 
 /// A PATCH without its body, by hand.
 fn patch_by_hand(stream: u32, path: &str, offset: usize) -> Vec<u8> {
+    request(stream, END_HEADERS, &patch_head(path, offset))
+}
+
+fn patch_head(path: &str, offset: usize) -> Vec<u8> {
     let fields = [
         (":method", "PATCH"),
         (":scheme", "https"),
@@ -72,8 +76,7 @@ fn patch_by_hand(stream: u32, path: &str, offset: usize) -> Vec<u8> {
         ("content-type", "application/offset+octet-stream"),
         ("upload-offset", &offset.to_string()),
     ];
-    let block: Vec<u8> = fields.iter().flat_map(|(name, value)| literal(name, value)).collect();
-    request(stream, END_HEADERS, &block)
+    fields.iter().flat_map(|(name, value)| literal(name, value)).collect()
 }
 
 /// What comes, and then nothing more.
@@ -104,6 +107,29 @@ async fn a_newer_stream_takes_over_and_one_that_is_reset_leaves_what_came() {
     assert_eq!((last.status().as_u16(), header(&last, "upload-offset")), (204, "900000"));
     assert!(up.stored("film").await == body);
     assert!(up.secure.node.partials().is_empty());
+}
+
+/// What HTTP/1.1 says by a length of 0 is said here by the end of the stream; and a trailer needs no chunks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_be_nothing_and_its_checksum_a_trailer() {
+    let up = Uploader::start("h2-trailer").await;
+    let path = up.create("film", 5).await;
+    for (sum, expected) in [("md5 AAAAAAAAAAAAAAAAAAAAAA==", 460), ("md5 XUFAKrxLKna5cZ2REBfFkg==", 204)] {
+        let mut line = Line::ready(&up.secure).await;
+        let head = [patch_head(&path, 0), literal("trailer", "upload-checksum")].concat();
+        let frames = [
+            request(1, END_HEADERS, &head),
+            frame(DATA, 0, 1, b"hello"),
+            request(1, END_STREAM | END_HEADERS, &literal("upload-checksum", sum)),
+        ];
+        line.send(&frames.concat()).await;
+        assert_eq!(line.status(1).await, expected, "{sum}");
+    }
+    // A client whose answer was lost repeats its last request, which has nothing to add.
+    let mut line = Line::ready(&up.secure).await;
+    line.send(&request(1, END_STREAM | END_HEADERS, &patch_head(&path, 5))).await;
+    assert_eq!(line.status(1).await, 204);
+    assert_eq!(up.stored("film").await, "hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
