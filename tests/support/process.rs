@@ -27,7 +27,14 @@ pub fn peak_rss(pid: u32) -> u64 {
 
 /// How many files, sockets and the like it has open.
 pub fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a live process").count()
+    open_files(pid).len()
+}
+
+/// What they are, as the kernel names them.
+pub fn open_files(pid: u32) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a live process").flatten();
+    // One may be closed while it is looked at.
+    found.map(|entry| std::fs::read_link(entry.path()).unwrap_or_default()).collect()
 }
 
 /// CPU time of the process, its ended threads included, its children not.
