@@ -156,6 +156,12 @@ impl fmt::Display for NoRoom {
 fn no_space(op: &str, path: &Path, room: Option<&NoRoom>) -> String {
     match room {
         Some(room) => room.to_string(),
+        // Deleting takes a row of it, so it is no way out.
+        None if path == Path::new(crate::limits::CATALOG_FILE) => format!(
+            "no space left on the volume to {op} {}, which the node keeps room for: something else fills the disk; make room there, \
+             or use a larger one",
+            path.display()
+        ),
         None => {
             format!("no space left on the volume to {op} {}: delete something or use a larger volume", path.display())
         }
@@ -192,6 +198,9 @@ mod tests {
         let path = Path::new("/data/x");
         let full = Error::io("write", path, io::Error::from_raw_os_error(libc::ENOSPC));
         assert!(matches!(full, Error::NoSpace { op: "write", .. }), "{full}");
+        assert!(full.to_string().contains("delete something"), "{full}");
+        let catalog = Error::NoSpace { op: "write", path: crate::limits::CATALOG_FILE.into(), room: None }.to_string();
+        assert!(catalog.contains("something else") && !catalog.contains("delete"), "{catalog}");
         let broken = Error::io("write", path, io::Error::from_raw_os_error(libc::EIO));
         assert!(broken.to_string().starts_with("could not write /data/x: "), "{broken}");
     }
