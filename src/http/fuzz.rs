@@ -4,29 +4,29 @@
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use reelring_storage::{Key, Precondition};
 
 use super::range::Asked;
-use super::{access, conditional, digest, disposition, index, range};
+use super::{access, conditional, digest, disposition, index, range, uploads};
 use crate::access::Signature;
 use crate::web_origin::WebOrigin;
 use crate::{limits, media_type};
-use words::{NAMES, noise, pick};
+use words::{NAMES, UPLOADING, noise, pick};
 
 #[path = "../../tests/support/words.rs"]
 mod words;
 
-/// A head with some headers that are noise, as far as HTTP can carry it.
-fn head(random: &mut StdRng) -> HeaderMap {
+/// A head with some of these headers that are noise, as far as HTTP can carry it.
+fn head(random: &mut StdRng, names: &[&'static str]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for _ in 0..random.random_range(0..6) {
         let mut value = noise(random);
         value.retain(|byte| *byte == b'\t' || !byte.is_ascii_control());
         if let Ok(value) = HeaderValue::from_bytes(&value) {
-            headers.append(HeaderName::from_static(pick(random, NAMES)), value);
+            headers.append(HeaderName::from_static(pick(random, names)), value);
         }
     }
     headers
@@ -34,7 +34,7 @@ fn head(random: &mut StdRng) -> HeaderMap {
 
 /// What a request may lead to, whatever it says.
 fn judge(random: &mut StdRng) {
-    let headers = head(random);
+    let headers = head(random, NAMES);
     let length = match random.random_range(0..4) {
         0 => random.random_range(0..3),
         1 => random.random_range(0..1_000),
@@ -96,6 +96,29 @@ fn judge(random: &mut StdRng) {
     }
 }
 
+/// The same of a request for an upload, in a dialect that it may have said.
+fn judge_upload(random: &mut StdRng) {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = pick(random, &[&Method::POST, &Method::PATCH, &Method::HEAD]).clone();
+    parts.version = pick(random, &[Version::HTTP_11, Version::HTTP_2]);
+    parts.headers = head(random, UPLOADING);
+    parts.headers.extend(head(random, NAMES));
+    let said = [
+        (header::CONTENT_TYPE, "application/partial-upload"),
+        (header::CONTENT_TYPE, "application/offset+octet-stream"),
+        (HeaderName::from_static("tus-resumable"), "1.0.0"),
+        (HeaderName::from_static("upload-complete"), "?1"),
+        (HeaderName::from_static("upload-defer-length"), "1"),
+        (HeaderName::from_static("trailer"), "upload-checksum"),
+    ];
+    for (name, value) in said {
+        if random.random_ratio(1, 2) {
+            parts.headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    uploads::read(&parts);
+}
+
 #[test]
 fn parsers_withstand_a_fuzz() {
     let seconds = std::env::var("REELRING_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
@@ -109,6 +132,7 @@ fn parsers_withstand_a_fuzz() {
         while begun.elapsed() < Duration::from_secs(seconds) {
             for _ in 0..100 {
                 judge(&mut random);
+                judge_upload(&mut random);
                 rounds += 1;
             }
         }

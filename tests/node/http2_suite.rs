@@ -29,6 +29,8 @@ const GENERIC: &str = "but got ProtocolError";
 /// with NO_ERROR. Asked again it may not be; a fault that it answers so each time is one that it passes over.
 const EARLY: &str = "but got NoError";
 const ATTEMPTS: usize = 20;
+/// Runs of the whole suite until one has all of its tests.
+const RUNS: usize = 3;
 /// It has one more, which gives up because it wants 200 for a POST of `/`, where a node has nothing.
 const TESTS: usize = 106;
 
@@ -75,7 +77,14 @@ async fn judge(address: SocketAddr, filter: &str) -> Verdict {
 async fn the_suite_of_others_finds_nothing_that_the_rfc_forbids() {
     let secure = Arc::new(Secure::start("h2-suite").await);
     let address = gate(secure.clone()).await;
-    let Verdict { mut passed, failed } = judge(address, "RFC 9113").await;
+    let mut verdict = judge(address, "RFC 9113").await;
+    // One of its tests panics, and says neither, when the machine is too busy for what it waits for.
+    for _ in 1..RUNS {
+        if verdict.passed + verdict.failed.len() < TESTS {
+            verdict = judge(address, "RFC 9113").await;
+        }
+    }
+    let Verdict { mut passed, failed } = verdict;
     assert_eq!(passed + failed.len(), TESTS, "not every test has run: {failed:#?}");
     let (mut generic, mut wrong) = (0, Vec::new());
     for (name, mut reason) in failed {

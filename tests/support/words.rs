@@ -112,6 +112,20 @@ pub const NAMES: &[&str] = &[
     "authorization",
 ];
 
+/// Headers of both kinds of resumable uploads.
+pub const UPLOADING: &[&str] = &[
+    "tus-resumable",
+    "upload-length",
+    "upload-defer-length",
+    "upload-offset",
+    "upload-metadata",
+    "upload-concat",
+    "upload-checksum",
+    "upload-complete",
+    "upload-draft-interop-version",
+    "x-http-method-override",
+];
+
 /// Some words, sometimes many, with some bytes that are none.
 pub fn noise(random: &mut StdRng) -> Vec<u8> {
     let longest = if random.random_ratio(1, 50) { 2_000 } else { 12 };

@@ -181,6 +181,20 @@ fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
     })
 }
 
+/// Reads what only the beginning of an upload says.
+#[cfg(test)]
+pub(super) fn read(headers: &HeaderMap) {
+    if let Ok(metadata) = metadata(headers)
+        && let Ok(Some(key)) = metadata.key()
+    {
+        assert!(!key.as_str().split('/').any(|part| part == ".." || part == "."), "{key}");
+    }
+    if let Ok(Concat::Final(ids)) = concat(headers) {
+        assert!((1..=limits::UPLOAD_PARTS).contains(&ids.len()));
+    }
+    let _ = condition(headers);
+}
+
 fn concat(headers: &HeaderMap) -> Result<Concat, Problem> {
     let Some(value) = headers.get("upload-concat") else { return Ok(Concat::Whole) };
     let invalid = |what: String| Problem::bad_request("upload-concat", format!("Upload-Concat: {what}"));

@@ -154,6 +154,21 @@ fn ask(dialect: Dialect, parts: &Parts, body: &Body, offset: u64) -> Result<Appe
     })
 }
 
+/// Reads all that a head may say of an upload: what comes of it keeps its bounds.
+#[cfg(test)]
+pub(super) fn read(parts: &Parts) {
+    let Ok(dialect) = Dialect::of(parts) else { return };
+    let most = 10_u64.pow(19);
+    if let Ok(ask) = ask(dialect, parts, &Body::empty(), 0) {
+        assert!(ask.length.is_none_or(|length| length < most), "{:?}", ask.length);
+    }
+    if let Ok(offset) = dialect.number(parts, "upload-offset") {
+        assert!(offset.is_none_or(|offset| offset < most), "{offset:?}");
+    }
+    let _ = dialect.check_patch_type(parts);
+    creation::read(&parts.headers);
+}
+
 fn checksum(value: &HeaderValue) -> Result<Checksum, Problem> {
     value.to_str().ok().and_then(Checksum::parse).ok_or_else(|| {
         let known = answer::algorithms();

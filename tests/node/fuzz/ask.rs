@@ -1,21 +1,9 @@
 //! Requests that are nearly ones: as a client would make them, and then with a method, an address, a header that is noise.
 
-use crate::support::words::{NAMES, noise, pick};
+use crate::support::words::{NAMES, UPLOADING, noise, pick};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-const UPLOADING: &[&str] = &[
-    "tus-resumable",
-    "upload-length",
-    "upload-defer-length",
-    "upload-offset",
-    "upload-metadata",
-    "upload-concat",
-    "upload-checksum",
-    "upload-complete",
-    "upload-draft-interop-version",
-    "x-http-method-override",
-];
 const OTHERS: &[&str] = &[
     "content-type",
     "content-encoding",
