@@ -27,6 +27,7 @@ mod idle;
 mod integrity;
 mod jobs;
 mod large;
+mod metrics;
 mod objects;
 mod overload;
 mod plugins;
