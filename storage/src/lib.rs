@@ -31,6 +31,7 @@ mod histories;
 mod id;
 mod key;
 pub mod limits;
+mod linux;
 mod sabotage;
 mod scrub;
 mod stats;

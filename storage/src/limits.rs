@@ -42,6 +42,16 @@ pub const SCARCE_CHUNK_BYTES: usize = 32 * 1024;
 /// clouds' disks). What lies there and is not in memory has to be verified anew.
 pub const READ_AHEAD_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
+/// What the page cache can hold in one page, and how often it is sent before it is worth to be read again for that: with its
+/// checksums that takes the time in which the stretch is sent about twenty times.
+pub const STRETCH_BYTES: u64 = 2 * 1024 * 1024;
+pub const STRETCH_HOT_BYTES: u64 = 64 * STRETCH_BYTES;
+/// How long sockets have to let go of its pages, and how many times they are given that.
+pub const STRETCH_DRAIN: Duration = Duration::from_millis(20);
+pub const STRETCH_DRAINS_MAX: u32 = 10;
+/// Stretches of a volume that are read again at a time.
+pub const RENEWALS_MAX: usize = 1;
+
 /// The largest blob. Its table of block checksums then has 16 MiB.
 pub const BLOB_BYTES_MAX: u64 = 1 << 40;
 

@@ -104,6 +104,8 @@ pub struct StoreStats {
     /// Reads answered from the page cache, and through the engine.
     pub reads_mmap_total: u64,
     pub reads_reactor_total: u64,
+    /// Stretches of blobs that were sent so often that they were read again, into one page.
+    pub renewed_stretches_total: u64,
     /// Bytes of buffers in use, and bytes mapped.
     pub buffer_bytes: u64,
     pub mapped_bytes: u64,
@@ -240,6 +242,7 @@ impl Store {
             corrupt_blocks_total: sum(|volume| volume.quarantine.corrupt_blocks()),
             reads_mmap_total: sum(|volume| volume.reads_hot.load(Relaxed)),
             reads_reactor_total: sum(|volume| volume.reads_cold.load(Relaxed)),
+            renewed_stretches_total: sum(|volume| volume.renewed.load(Relaxed)),
             buffer_bytes: sum(|volume| (volume.write_pool.in_use() + volume.read_pool.in_use()) as u64),
             waits_for_room_total: sum(|volume| volume.write_pool.waits().0 + volume.read_pool.waits().0),
             waits_for_share_total: sum(|volume| volume.write_pool.waits().1 + volume.read_pool.waits().1),

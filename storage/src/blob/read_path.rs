@@ -30,7 +30,8 @@ use tokio::sync::OnceCell;
 
 use crate::blob::direct::DirectFile;
 use crate::blob::format::{Footer, block_range};
-use crate::blob::marks::Marks;
+use crate::blob::large_pages::Stretches;
+use crate::blob::marks::{Epoch, Marks};
 use crate::blob::region::{Fetched, Wanted};
 use crate::blob::resident::{is_cached, present};
 use crate::blob::window::Window;
@@ -51,6 +52,7 @@ pub(crate) struct OpenBlob {
     pub(crate) footer: Footer,
     /// Blocks whose pages matched their checksums.
     trusted: Marks,
+    pub(super) stretches: Stretches,
     /// A block did not match: nothing more is read of it.
     refused: AtomicBool,
     /// Made for the first region, `None` inside where that failed.
@@ -67,6 +69,7 @@ pub(crate) struct ColdRead {
     /// What was asked for.
     range: Range<u64>,
     way: Way,
+    epoch: Epoch,
     payer: Payer,
 }
 
@@ -84,6 +87,7 @@ pub(crate) struct Arrived {
     /// What was asked for.
     range: Range<u64>,
     way: Way,
+    epoch: Epoch,
 }
 
 impl Arrived {
@@ -101,12 +105,14 @@ impl ColdRead {
 impl OpenBlob {
     pub(crate) fn new(volume: Arc<Volume>, id: BlobId, file: Arc<NamedFile>, footer: Footer) -> OpenBlob {
         let trusted = Marks::new(footer.block_crcs.len());
+        let stretches = Stretches::of(&volume, footer.length);
         OpenBlob {
             volume,
             id,
             file: Some(file),
             footer,
             trusted,
+            stretches,
             refused: AtomicBool::new(false),
             whole: OnceLock::new(),
             direct: OnceCell::new(),
@@ -166,11 +172,12 @@ impl OpenBlob {
                 None => return Ok(None),
             },
         };
+        let epoch = self.trusted.epoch();
         let resident = shared.is_resident(&needed).map_err(|e| Error::io("mincore", &self.file().path, e))?;
         let bytes = if resident {
             for block in block_indices(&blocks).filter(|block| !self.trusted.has(*block)) {
                 self.verify(block, shared.slice(&block_range(block, self.footer.length)))?;
-                self.trusted.set(block);
+                self.trusted.set_since(block, epoch);
             }
             Some(match copy {
                 Some(mut copy) => {
@@ -211,6 +218,7 @@ impl OpenBlob {
     /// How many bytes from the start of `range` are verified and, by `map`, in memory.
     pub(crate) fn sendable(&self, map: &Mmap, range: Range<u64>) -> Result<usize> {
         self.check()?;
+        let Some(range) = self.stretches.staying(range) else { return Ok(0) };
         let trusted = block_indices(&range).take_while(|block| self.trusted.has(*block)).last();
         let Some(trusted) = trusted else { return Ok(0) };
         let range = range.start..range.end.min(block_range(trusted, self.footer.length).end);
@@ -234,6 +242,7 @@ impl OpenBlob {
     /// The same up to the checksums: they take a while, and the caller says when.
     pub(crate) async fn cold_unverified(&self, range: &Range<u64>, wanted: Wanted, payer: Payer) -> Result<Arrived> {
         self.check()?;
+        let epoch = self.trusted.epoch();
         let blocks = self.whole_blocks(range);
         let len = read_len(&blocks);
         let mut buffer = self.volume.read_pool.take_for(payer, len).await;
@@ -242,7 +251,7 @@ impl OpenBlob {
             && !self.lets_in(&blocks)
         {
             match self.volume.bridge.read(&direct.file, buffer, blocks.start, len).await {
-                Ok(buffer) => return Ok(Arrived { buffer, blocks, range: range.clone(), way: Way::Direct }),
+                Ok(buffer) => return Ok(Arrived { buffer, blocks, range: range.clone(), way: Way::Direct, epoch }),
                 Err(error) if self.volume.direct.read_refused(&self.volume, &error) => {}
                 Err(error) => return Err(error),
             }
@@ -250,7 +259,19 @@ impl OpenBlob {
         }
         self.doubt_what_comes(&blocks);
         let buffer = self.volume.bridge.read(self.file(), buffer, blocks.start, len).await?;
-        Ok(Arrived { buffer, blocks, range: range.clone(), way: Way::Cached })
+        Ok(Arrived { buffer, blocks, range: range.clone(), way: Way::Cached, epoch })
+    }
+
+    /// Reads whole blocks through the page cache and verifies them there.
+    pub(super) async fn read_in(&self, range: &Range<u64>) -> Result<()> {
+        let fetched = self.cold(range, Wanted::Later, Payer::Node).await?;
+        debug_assert!(fetched.in_page_cache);
+        Ok(())
+    }
+
+    /// What is read of this range from now on is to be verified anew.
+    pub(super) fn forget(&self, range: &Range<u64>) {
+        self.trusted.forget(block_indices(range));
     }
 
     /// Starts a read through the engine if that can be done now, and leaves enough for those who cannot go on without.
@@ -267,8 +288,9 @@ impl OpenBlob {
         if way == Way::Cached {
             self.doubt_what_comes(&blocks);
         }
+        let epoch = self.trusted.epoch();
         let pending = self.volume.bridge.try_read(file, buffer, blocks.start, len)?;
-        Some(ColdRead { pending, blocks, range: range.clone(), way, payer })
+        Some(ColdRead { pending, blocks, range: range.clone(), way, epoch, payer })
     }
 
     pub(crate) async fn finish_cold(&self, read: ColdRead) -> Result<Fetched> {
@@ -276,9 +298,9 @@ impl OpenBlob {
     }
 
     pub(crate) async fn finish_unverified(&self, read: ColdRead) -> Result<Arrived> {
-        let ColdRead { pending, blocks, range, way, payer } = read;
+        let ColdRead { pending, blocks, range, way, epoch, payer } = read;
         match pending.await {
-            Ok(buffer) => Ok(Arrived { buffer, blocks, range, way }),
+            Ok(buffer) => Ok(Arrived { buffer, blocks, range, way, epoch }),
             Err(error) if way == Way::Direct && self.volume.direct.read_refused(&self.volume, &error) => {
                 self.cold_unverified(&range, Wanted::Later, payer).await
             }
@@ -290,14 +312,15 @@ impl OpenBlob {
     fn may_go_past(&self, blocks: &Range<u64>, range: &Range<u64>, wanted: Wanted) -> bool {
         wanted == Wanted::Now
             && self.footer.length > SMALL_BLOB_BYTES
-            && range.end - range.start >= (blocks.end - blocks.start) / 2
             && !self.volume.direct.refuses_reads()
-            && self.is_absent(blocks)
+            && (self.stretches.is_leaving(blocks.start)
+                || range.end - range.start >= (blocks.end - blocks.start) / 2 && self.is_absent(blocks))
     }
 
     /// Whether blocks that could be read past the page cache are to come through it. Asked once for each reading.
     fn lets_in(&self, blocks: &Range<u64>) -> bool {
-        self.volume.ghosts.lets_in(self.id, blocks.start / BLOCK_BYTES as u64)
+        !self.stretches.is_leaving(blocks.start)
+            && self.volume.ghosts.lets_in(self.id, blocks.start / BLOCK_BYTES as u64)
     }
 
     /// The beginning of these blocks is not in memory. Where there is more behind it, no harm is done.
@@ -312,7 +335,7 @@ impl OpenBlob {
     }
 
     /// Checks whole blocks that came from the engine, and cuts out what was asked for.
-    pub(crate) fn accept(&self, Arrived { buffer, blocks, range, way }: Arrived) -> Result<Fetched> {
+    pub(crate) fn accept(&self, Arrived { buffer, blocks, range, way, epoch }: Arrived) -> Result<Fetched> {
         if (buffer.len() as u64) < blocks.end - blocks.start {
             let detail = format!("the file ends at {}, before its footer's length", blocks.start + buffer.len() as u64);
             return Err(self.corrupt(detail));
@@ -322,7 +345,7 @@ impl OpenBlob {
         for block in block_indices(&blocks) {
             self.verify(block, &data[within(&block_range(block, self.footer.length))])?;
             if way == Way::Cached {
-                self.trusted.set(block);
+                self.trusted.set_since(block, epoch);
             }
         }
         self.volume.reads_cold.fetch_add(1, Relaxed);

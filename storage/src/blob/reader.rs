@@ -108,6 +108,11 @@ impl BlobReader {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn blob(&self) -> &Arc<OpenBlob> {
+        &self.blob
+    }
+
     /// True when a block did not match: it is not read any more.
     pub(crate) fn is_refused(&self) -> bool {
         self.blob.is_refused()

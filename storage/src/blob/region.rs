@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use memmap2::Mmap;
 
+use crate::blob::large_pages;
 use crate::blob::read_path::{Arrived, OpenBlob};
 use crate::budget::Payer;
 use crate::error::Result;
@@ -95,7 +96,11 @@ impl FileRegion {
 
     /// How many bytes at `at`, `most` at most, can be sent now: in memory, and verified. An error if the blob is damaged.
     pub fn sendable(&self, at: u64, most: usize) -> Result<usize> {
-        self.blob.sendable(&self.map, at..(at + most as u64).min(self.range.end))
+        let count = self.blob.sendable(&self.map, at..(at + most as u64).min(self.range.end))?;
+        if let Some(hot) = self.blob.stretches.sent(at, count as u64) {
+            large_pages::renew(&self.blob, hot);
+        }
+        Ok(count)
     }
 
     /// Reads the bytes from `at` to the end of their chunk through the engine and verifies them. With them in hand or,

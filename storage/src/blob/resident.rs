@@ -34,6 +34,11 @@ pub(super) fn is_cached(file: &File, range: &Range<u64>, map: impl FnOnce() -> O
     map().map_or(Ok(false), |map| Ok(present(&map, &within)? == within.len()))
 }
 
+/// How many pages of a range the page cache has. Needs `cachestat`.
+pub(super) fn cached_pages(file: &File, range: &Range<u64>) -> io::Result<u64> {
+    cachestat(file, range)
+}
+
 /// How many bytes from the start of `within` are in memory, without a page between them that is not.
 pub(super) fn present(map: &Mmap, within: &Range<usize>) -> io::Result<usize> {
     const PAGES: usize = 256;

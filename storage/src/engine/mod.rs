@@ -111,8 +111,8 @@ fn open_flags(how: How) -> i32 {
 }
 
 /// File systems whose ways are known, by `statfs(2)`.
-const EXT4: u64 = 0xef53;
-const XFS: u64 = 0x5846_5342;
+pub(crate) const EXT4: u64 = 0xef53;
+pub(crate) const XFS: u64 = 0x5846_5342;
 
 /// Files are readable by other tools, writable by the node.
 const FILE_MODE: u32 = 0o644;

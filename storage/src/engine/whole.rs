@@ -18,13 +18,13 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::LazyLock;
 
 use rustix::fs::StatVfsMountFlags;
 
 use super::EXT4;
 use crate::bridge::VolumeSync;
 use crate::limits::SYNC_VOLUME_DIRTY_BYTES_MAX;
+use crate::linux;
 
 /// The first Linux whose ext4 reports a shutdown to `syncfs`.
 const LINUX: (u32, u32) = (6, 13);
@@ -33,11 +33,7 @@ const LINUX: (u32, u32) = (6, 13);
 ///
 /// An error is that of any file there since `directory` was opened or since the last call, and is reported only once.
 pub(super) fn sync_volume_blocking(directory: &File) -> io::Result<VolumeSync> {
-    static LINUX_REPORTS: LazyLock<bool> = LazyLock::new(|| {
-        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        version(&release).is_some_and(|version| version >= LINUX)
-    });
-    if !*LINUX_REPORTS || rustix::fs::fstatfs(directory)?.f_type as u64 != EXT4 {
+    if !linux::is_at_least(LINUX) || rustix::fs::fstatfs(directory)?.f_type as u64 != EXT4 {
         return Ok(VolumeSync::Unknown);
     }
     if !few_are_dirty() {
@@ -65,21 +61,12 @@ fn unwritten(meminfo: &str) -> Option<u64> {
     Some((field("Dirty:")? + field("Writeback:")?) * 1024)
 }
 
-/// `6.18.44-fc` is (6, 18).
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_and_its_memory_are_understood() {
-        assert_eq!(version("6.18.44-fc-v669\n"), Some((6, 18)));
-        assert_eq!(version("5.15-generic"), Some((5, 15)));
-        assert_eq!(version(""), None);
+    fn what_is_dirty_is_understood() {
         let meminfo = "MemTotal:  100 kB\nDirty:    217852 kB\nWriteback:      4 kB\nWritebackTmp:   9 kB\n";
         assert_eq!(unwritten(meminfo), Some(217_856 * 1024));
         assert_eq!(unwritten("MemTotal: 100 kB\n"), None);

@@ -31,7 +31,7 @@ use self::health::Health;
 use self::lock::DirLock;
 use self::quarantine::Quarantine;
 use self::room::Room;
-use crate::blob::{Direct, Ghosts};
+use crate::blob::{Direct, Ghosts, has_large_pages};
 use crate::bridge::{Bridge, NamedFile};
 use crate::budget::Payer;
 use crate::buffer::Pool;
@@ -59,6 +59,11 @@ pub(crate) struct Volume {
     /// Pages that may be mapped, altogether and still.
     pub(crate) map_pages: usize,
     pub(crate) map_budget: Arc<Semaphore>,
+    /// Its file system can keep a stretch of a file in one page.
+    pub(crate) has_large_pages: bool,
+    /// The right to renew a stretch, and how many were.
+    pub(crate) renewals: Arc<Semaphore>,
+    pub(crate) renewed: AtomicU64,
     pub(crate) reads_hot: AtomicU64,
     pub(crate) reads_cold: AtomicU64,
     /// Blobs found damaged.
@@ -123,6 +128,9 @@ impl Volume {
             read_pool: Pool::new(budget(limits::READ_BUDGET_BYTES)),
             map_pages: budget(limits::MAP_BUDGET_BYTES) / PAGE_BYTES,
             map_budget: Arc::new(Semaphore::new(budget(limits::MAP_BUDGET_BYTES) / PAGE_BYTES)),
+            has_large_pages: has_large_pages(&dir),
+            renewals: Arc::new(Semaphore::new(limits::RENEWALS_MAX)),
+            renewed: AtomicU64::new(0),
             reads_hot: AtomicU64::new(0),
             reads_cold: AtomicU64::new(0),
             quarantine: Quarantine::default(),
