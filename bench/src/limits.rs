@@ -85,6 +85,8 @@ pub const WRK_TIMEOUT: Duration = Duration::from_secs(60);
 pub const CLIENT_ROUND: Duration = Duration::from_secs(1);
 /// The same with very many connections, of something hot.
 pub const CLIENT_ROUND_OF_MANY: Duration = Duration::from_secs(3);
+/// How many times its bytes an object is sent before it counts as hot: the node reads what it sends often into larger pages.
+pub const ASKED_TIMES: u64 = 100;
 /// A pass of hot requests beside cold streams.
 pub const MIXED_ROUND: Duration = Duration::from_secs(3);
 /// What is streamed in it, once; less in a shorter one. It lies on the disk twice, for two servers.

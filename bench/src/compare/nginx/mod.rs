@@ -1,6 +1,7 @@
 //! `compare nginx`: the same bytes served by the node and by nginx, with wrk, or a client that costs less, at both.
 //!
-//! Hot cases repeat over what is in memory; before each round of a cold one both servers' files leave the page cache and
+//! Hot cases repeat over what is in memory: as it was written and read in order, or, where they are called so, as the requests
+//! themselves brought it there. Before each round of a cold one both servers' files leave the page cache and
 //! the node is started anew, so that it has to verify what it reads. Only the server is measured, not wrk; both share the
 //! processors. The scratch folder and everything in it end with the call.
 
@@ -62,7 +63,16 @@ struct Plan {
     name: String,
     load: Load,
     cold: bool,
+    /// Before the first round both servers' files leave the page cache, and come back by the requests of the case.
+    asked: bool,
     reading: Reading,
+}
+
+impl Plan {
+    /// A file of its own where it matters how it came into the page cache.
+    fn object(&self) -> String {
+        format!("{}{}.bin", if self.asked { "asked-" } else { "" }, self.load.size)
+    }
 }
 
 /// One case, and by what it is measured.
@@ -97,12 +107,18 @@ fn plans(quick: bool) -> Vec<Plan> {
         name: format!("hot-{name}-c{connections}"),
         load: Load { connections, size, range, distinct: false },
         cold: false,
+        asked: false,
         reading: Reading::Sendfile,
+    };
+    let asked = |name: &str, connections, range| Plan {
+        asked: true,
+        ..hot(&format!("{name}-asked"), connections, sizes.hot, Some(range))
     };
     let cold = |name: &str, connections: u32, reading| Plan {
         name: format!("cold-{name}-c{connections}"),
         load: Load { connections, size: sizes.cold, range: Some(1 << 20), distinct: true },
         cold: true,
+        asked: false,
         reading,
     };
     if quick {
@@ -112,6 +128,8 @@ fn plans(quick: bool) -> Vec<Plan> {
     for connections in [1, 64, 512] {
         plans.push(hot("64k", connections, sizes.hot, Some(64 << 10)));
         plans.push(hot("1m", connections, sizes.hot, Some(1 << 20)));
+        plans.push(asked("64k", connections, 64 << 10));
+        plans.push(asked("1m", connections, 1 << 20));
         plans.push(hot("whole-4m", connections, sizes.small, None));
         plans.push(hot("whole-64m", connections, sizes.large, None));
         plans.push(cold("1m", connections, Reading::Sendfile));
@@ -131,6 +149,8 @@ struct Bench<'a> {
     node: RefCell<Option<Node>>,
     /// Objects that a server was seen to send whole, and what they are.
     sent: RefCell<BTreeSet<(&'static str, String)>>,
+    /// Objects that both servers have sent so often that they are as hot as they will be.
+    warm: RefCell<BTreeSet<String>>,
     digests: RefCell<BTreeMap<String, (u64, String)>>,
     /// Of the rounds of a case, the fewest sockets that a server had open at its best moment.
     fewest: RefCell<BTreeMap<String, usize>>,
@@ -177,6 +197,15 @@ pub fn compare(args: &NginxArgs) -> anyhow::Result<Section> {
     if let Some(plan) = steps.iter().find_map(|step| if let Step::Mixed(plan) = step { Some(plan) } else { None }) {
         section.notes.push(hot_cold::note(plan));
     }
+    if steps.iter().any(|step| matches!(step, Step::Wrk(plan) if plan.asked)) {
+        section.notes.push(format!(
+            "Asked: before the first round both files leave the page cache and the node starts anew; then both servers answer \
+             the requests of the case until they have sent {} times the object's bytes, as in every hot case. What comes into \
+             the page cache by ranges lies there in small pages, which cost sendfile more than those of a file that was \
+             just written.",
+            limits::ASKED_TIMES
+        ));
+    }
     if steps.iter().any(|step| matches!(step, Step::Wrk(plan) if plan.cold)) {
         section.notes.push(
             "Cold: before each round both files leave the page cache and the node starts anew, so it verifies the checksum of \
@@ -193,6 +222,7 @@ pub fn compare(args: &NginxArgs) -> anyhow::Result<Section> {
         scratch,
         node: RefCell::default(),
         sent: RefCell::default(),
+        warm: RefCell::default(),
         digests: RefCell::default(),
         fewest: RefCell::default(),
     };
@@ -206,7 +236,7 @@ pub fn compare(args: &NginxArgs) -> anyhow::Result<Section> {
 impl Bench<'_> {
     fn case(&self, plan: &Plan, notes: &mut Vec<String>) -> anyhow::Result<Option<Case>> {
         let root = self.scratch.path().join("www");
-        let object = format!("{}.bin", plan.load.size);
+        let object = plan.object();
         let file = root.join(&object);
         self.ensure_node()?;
         if !file.exists() {
@@ -240,6 +270,20 @@ impl Bench<'_> {
             let (answered, used) = nginx.measure(|| self.load(plan, &target, seed, &nginx))?;
             finish(plan, answered, used, heads[1])
         };
+        if plan.asked {
+            // The node anew: it knows nothing of what it was asked for.
+            self.node.take();
+            self.ensure_node()?;
+            self.evict(&file)?;
+        }
+        if !plan.cold && (self.warm.borrow_mut().insert(object.clone()) || plan.asked) {
+            for warm in [&ours as &dyn Fn() -> anyhow::Result<Run>, &theirs] {
+                let mut bytes = 0;
+                while bytes < plan.load.size * limits::ASKED_TIMES {
+                    bytes += warm()?.bytes;
+                }
+            }
+        }
         // The same load by another client is another case.
         let name = match self.client {
             Client::Wrk => plan.name.clone(),
