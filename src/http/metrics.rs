@@ -230,6 +230,8 @@ fn storage(text: &mut String, stats: &StoreStats) {
     counter_head(text, "reelring_storage_reads", "Reads of blobs by path");
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"mmap\"}} {}", stats.reads_mmap_total);
     let _ = writeln!(text, "reelring_storage_reads_total{{path=\"reactor\"}} {}", stats.reads_reactor_total);
+    let renewed = stats.renewed_stretches_total;
+    counter(text, "reelring_storage_renewed_stretches", "Hot stretches that were read again into large pages", renewed);
     gauge(text, "reelring_storage_buffer_bytes", "Bytes of buffers in use", stats.buffer_bytes);
     counter_head(
         text,

@@ -20,6 +20,7 @@ mod fetch_restart;
 mod file_system;
 mod following;
 mod fuzz;
+mod hot;
 mod http2;
 mod http2_heads;
 mod http2_suite;

@@ -74,12 +74,6 @@ async fn with_film(folder: &tempfile::TempDir, settings: &[Setting<'_>], bytes: 
     (node, film)
 }
 
-async fn metric(node: &Node, name: &str) -> f64 {
-    let text = node.get("/metrics").send().await.unwrap().text().await.unwrap();
-    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
 /// The node tells this client to come again.
 async fn refused(node: &Node, client: u8, limit: &str) {
     let mut stream = connect(node.addr(), client).await.unwrap();
@@ -108,8 +102,8 @@ async fn who_finds_no_room_is_told_when_to_come_again() {
     drop(greedy);
     served(&node, 2).await;
     served(&node, 5).await;
-    assert!(metric(&node, "reelring_http_connections_refused_total{reason=\"client\"}").await >= 2.0);
-    assert!(metric(&node, "reelring_http_connections_closed_idle_total").await >= 1.0);
+    assert!(node.metric("reelring_http_connections_refused_total{reason=\"client\"}").await >= 2.0);
+    assert!(node.metric("reelring_http_connections_closed_idle_total").await >= 1.0);
     drop((others, last));
 }
 
@@ -291,7 +285,7 @@ async fn slow_senders_keep_nobody_out() {
     slow.abort_all();
     while slow.join_next().await.is_some() {}
     eventually("their seats are free again", PATIENCE, async || {
-        (metric(&node, "reelring_http_connections ").await < 10.0).then_some(())
+        (node.metric("reelring_http_connections ").await < 10.0).then_some(())
     })
     .await;
 }

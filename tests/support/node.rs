@@ -140,6 +140,13 @@ impl Node {
     }
 
     /// Submits a job that the node must accept, and gives its id.
+    /// The value of the first series whose name and labels begin so.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
     pub async fn submit(&self, spec: Value) -> String {
         let request = self.request(Method::POST, "/v1/jobs").json(&spec);
         let response = request.send().await.expect("POST /v1/jobs");
