@@ -7,15 +7,15 @@
 //!
 //! So when a stretch was sent many times its size, it is taken away from `sendfile`: who wants it reads past the page cache
 //! for a moment. When the sockets have let go of its pages they are dropped, one fault brings the stretch back, and it
-//! is verified as everything is that comes from the disk. Where that does not work out (a slow client holds pages, memory is in small pieces)
-//! nothing is lost but the effort, and it is tried again when it was sent as often once more.
+//! is verified as everything is that comes from the disk. Where somebody holds pages for longer, a client that is slow to
+//! take them say, the stretch stays as it is, and is tried again when it was sent four times as often.
 //!
 //! Once for each stretch of an open blob, one at a time on each volume. The task owns a reference to the blob and nothing
 //! else; nobody waits for it.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::*};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::*};
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 
@@ -33,22 +33,38 @@ use crate::volume::{PAGE_BYTES, Volume};
 
 /// The stretches of a blob, and how often each was sent.
 pub(super) struct Stretches {
-    /// Sent from the page cache, in units; none where the blob's file system has no large pages.
-    heat: Box<[AtomicU32]>,
+    /// None where the blob's file system has no large pages.
+    heat: Box<[Heat]>,
     /// Had its turn, or is having it.
     renewed: Marks,
     /// Not to be sent from the page cache now.
     leaving: Marks,
 }
 
-/// Heat is counted in these, so that it fits.
+#[derive(Default)]
+struct Heat {
+    /// Sent from the page cache since its last turn, in units.
+    sent: AtomicU32,
+    /// Turns in which its pages were not to be had.
+    failures: AtomicU8,
+}
+
+/// What is sent is counted in these, so that it fits.
 const UNIT: u64 = PAGE_BYTES as u64;
+/// Each failure makes the next turn cost four times as much: who is held up by it should hardly notice.
+const FAILURES_MAX: u8 = 6;
+
+impl Heat {
+    fn is_hot(&self) -> bool {
+        u64::from(self.sent.load(Relaxed)) * UNIT >= STRETCH_HOT_BYTES << (2 * self.failures.load(Relaxed))
+    }
+}
 
 impl Stretches {
     pub fn of(volume: &Volume, length: u64) -> Stretches {
         let worth_it = volume.has_large_pages && length > SMALL_BLOB_BYTES;
         let count = if worth_it { length.div_ceil(STRETCH_BYTES) as usize } else { 0 };
-        let heat = (0..count).map(|_| AtomicU32::new(0)).collect();
+        let heat = (0..count).map(|_| Heat::default()).collect();
         Stretches { heat, renewed: Marks::new(count), leaving: Marks::new(count) }
     }
 
@@ -71,16 +87,19 @@ impl Stretches {
     pub fn sent(&self, at: u64, bytes: u64) -> Option<u64> {
         let stretch = at / STRETCH_BYTES;
         let heat = self.heat.get(stretch as usize)?;
-        if u64::from(heat.load(Relaxed)) * UNIT < STRETCH_HOT_BYTES {
-            heat.fetch_add(bytes.div_ceil(UNIT) as u32, Relaxed);
+        if !heat.is_hot() {
+            heat.sent.fetch_add(bytes.div_ceil(UNIT) as u32, Relaxed);
             return None;
         }
         (!self.renewed.has(stretch)).then_some(stretch)
     }
 
-    /// It may have another turn.
+    /// Its pages were not to be had: it may have another turn.
     fn cool(&self, stretch: u64) {
-        self.heat[stretch as usize].store(0, Relaxed);
+        let heat = &self.heat[stretch as usize];
+        let failures = heat.failures.load(Relaxed) + 1;
+        heat.failures.store(failures.min(FAILURES_MAX), Relaxed);
+        heat.sent.store(0, Relaxed);
         self.renewed.take(stretch);
     }
 }
@@ -221,16 +240,19 @@ mod tests {
             self.reader.blob()
         }
 
-        /// Until the stretch at `at` has had its turn.
-        async fn send(&self, at: u64) {
+        fn send_bytes(&self, at: u64, bytes: u64) {
             let region = self.reader.region(0..LENGTH as u64).unwrap();
             let mut sent = 0;
-            while sent <= STRETCH_HOT_BYTES {
+            while sent < bytes {
                 let count = region.sendable(at, STREAM_CHUNK_BYTES).unwrap();
                 assert!(count > 0);
                 sent += count as u64;
             }
-            region.sendable(at, STREAM_CHUNK_BYTES).unwrap();
+        }
+
+        /// Until the stretch at `at` has had its turn.
+        async fn send(&self, at: u64) {
+            self.send_bytes(at, STRETCH_HOT_BYTES + STREAM_CHUNK_BYTES as u64);
             assert_eq!(self.volume.renewals.available_permits(), 0, "it is being renewed");
             self.volume.settle().await;
             assert_eq!(self.volume.renewals.available_permits(), RENEWALS_MAX);
@@ -285,6 +307,8 @@ mod tests {
         assert_eq!(hot.volume.renewed.load(Relaxed), 0);
         hot.check();
         drop(held);
+        hot.send_bytes(0, 3 * STRETCH_HOT_BYTES);
+        assert_eq!(hot.volume.renewals.available_permits(), RENEWALS_MAX, "it is not hot enough for another");
         hot.send(0).await;
         assert_eq!(hot.volume.renewed.load(Relaxed), 1, "it has another turn");
         hot.check();
