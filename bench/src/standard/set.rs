@@ -77,14 +77,12 @@ const FIO_JOBS: [Job; 10] = [
     job("qd1-idle", "bridge", "psync", false),
 ];
 /// Cases of the other programs, and the seconds of a round of one side.
-const NGINX: [(&str, f64); 7] = [
+const NGINX: [(&str, f64); 5] = [
     ("hot-64k-c64", 1.1),
     ("hot-64k-asked-c64", 1.1),
     // wrk would be the limit of both.
     ("hot-1m-c64 --client drain", 1.1),
-    ("hot-1m-asked-c64 --client drain", 1.1),
     ("hot-whole-64m-c1", 1.1),
-    ("cold-1m-c1", 1.6),
     ("hot-beside-cold-directio", 3.0),
 ];
 /// A gibibyte each time, and its SHA-256 afterwards.
