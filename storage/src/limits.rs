@@ -49,6 +49,8 @@ pub const STRETCH_HOT_BYTES: u64 = 64 * STRETCH_BYTES;
 /// How long sockets have to let go of its pages, and how many times they are given that.
 pub const STRETCH_DRAIN: Duration = Duration::from_millis(20);
 pub const STRETCH_DRAINS_MAX: u32 = 10;
+/// How long copies of it have to be completed.
+pub const STRETCH_PAUSE: Duration = Duration::from_millis(2);
 /// Stretches of a volume that are read again at a time.
 pub const RENEWALS_MAX: usize = 1;
 

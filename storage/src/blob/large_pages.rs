@@ -5,8 +5,8 @@
 //! (docs/design/zero-copy.md has the figures). The kernel makes such pages where a fault happens on a map that asks for
 //! huge ones, and only where nothing of the stretch is cached.
 //!
-//! So when a stretch was sent many times its size, it is taken away from `sendfile`: who wants it reads past the page cache
-//! for a moment. When the sockets have let go of its pages they are dropped, one fault brings the stretch back, and it
+//! So when a stretch was sent many times its size, it is taken away from `sendfile`: who wants it gets copies. When the
+//! sockets have let go of its pages it is read past the page cache for a moment, the pages are dropped, one fault brings the stretch back, and it
 //! is verified as everything is that comes from the disk. Where somebody holds pages for longer, a client that is slow to
 //! take them say, the stretch stays as it is, and is tried again when it was sent four times as often.
 //!
@@ -27,6 +27,7 @@ use crate::engine::{EXT4, XFS};
 use crate::error::{Error, Result};
 use crate::limits::{
     SMALL_BLOB_BYTES, STREAM_CHUNK_BYTES, STRETCH_BYTES, STRETCH_DRAIN, STRETCH_DRAINS_MAX, STRETCH_HOT_BYTES,
+    STRETCH_PAUSE,
 };
 use crate::linux;
 use crate::volume::{PAGE_BYTES, Volume};
@@ -37,8 +38,10 @@ pub(super) struct Stretches {
     heat: Box<[Heat]>,
     /// Had its turn, or is having it.
     renewed: Marks,
-    /// Not to be sent from the page cache now.
+    /// Not to be sent from the page cache now, but copied from there.
     leaving: Marks,
+    /// Nor to be read through it.
+    swapped: Marks,
 }
 
 #[derive(Default)]
@@ -65,12 +68,17 @@ impl Stretches {
         let worth_it = volume.has_large_pages && length > SMALL_BLOB_BYTES;
         let count = if worth_it { length.div_ceil(STRETCH_BYTES) as usize } else { 0 };
         let heat = (0..count).map(|_| Heat::default()).collect();
-        Stretches { heat, renewed: Marks::new(count), leaving: Marks::new(count) }
+        Stretches { heat, renewed: Marks::new(count), leaving: Marks::new(count), swapped: Marks::new(count) }
     }
 
     /// Whether the byte at `at` is being taken out of the page cache.
     pub fn is_leaving(&self, at: u64) -> bool {
         !self.heat.is_empty() && self.leaving.has(at / STRETCH_BYTES)
+    }
+
+    /// Whether it is not to be brought into the page cache now.
+    pub fn is_swapped(&self, at: u64) -> bool {
+        !self.heat.is_empty() && self.swapped.has(at / STRETCH_BYTES)
     }
 
     /// As much of a range, from its start, as is not being taken out.
@@ -150,10 +158,14 @@ async fn renew_alone(blob: &Arc<OpenBlob>, stretch: u64, range: &Range<u64>) -> 
     for _ in 0..STRETCH_DRAINS_MAX {
         // First for those who looked before, and are about to send.
         tokio::time::sleep(STRETCH_DRAIN).await;
+        stretches.swapped.set(stretch);
+        // And for those who are copying from it.
+        tokio::time::sleep(STRETCH_PAUSE).await;
         blob.forget(range);
         let (file, map, range) = (Arc::clone(blob.file()), Arc::clone(&map), range.clone());
         let swapped = tokio::task::spawn_blocking(move || swap(&file, &map, &range));
         dropped = swapped.await.unwrap_or(Ok(false));
+        stretches.swapped.take(stretch);
         if !matches!(dropped, Ok(false)) {
             break;
         }

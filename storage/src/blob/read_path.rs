@@ -313,13 +313,13 @@ impl OpenBlob {
         wanted == Wanted::Now
             && self.footer.length > SMALL_BLOB_BYTES
             && !self.volume.direct.refuses_reads()
-            && (self.stretches.is_leaving(blocks.start)
+            && (self.stretches.is_swapped(blocks.start)
                 || range.end - range.start >= (blocks.end - blocks.start) / 2 && self.is_absent(blocks))
     }
 
     /// Whether blocks that could be read past the page cache are to come through it. Asked once for each reading.
     fn lets_in(&self, blocks: &Range<u64>) -> bool {
-        !self.stretches.is_leaving(blocks.start)
+        !self.stretches.is_swapped(blocks.start)
             && self.volume.ghosts.lets_in(self.id, blocks.start / BLOCK_BYTES as u64)
     }
 
