@@ -6,9 +6,9 @@
 //! huge ones, and only where nothing of the stretch is cached.
 //!
 //! So when a stretch was sent many times its size, it is taken away from `sendfile`: who wants it gets copies. When the
-//! sockets have let go of its pages it is read past the page cache for a moment, the pages are dropped, one fault brings the stretch back, and it
-//! is verified as everything is that comes from the disk. Where somebody holds pages for longer, a client that is slow to
-//! take them say, the stretch stays as it is, and is tried again when it was sent four times as often.
+//! sockets have let go of its pages it is read past the page cache for a moment, the pages are dropped, one fault brings
+//! the stretch back, and it is verified as everything is that comes from the disk. Where somebody holds pages for longer, a
+//! client that is slow to take them say, the stretch stays as it is, and is tried again when it was sent four times as often.
 //!
 //! Once for each stretch of an open blob, one at a time on each volume. The task owns a reference to the blob and nothing
 //! else; nobody waits for it.
@@ -21,7 +21,7 @@ use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::marks::Marks;
 use super::read_path::OpenBlob;
-use super::resident::cached_pages;
+use super::resident::cachestat;
 use crate::bridge::NamedFile;
 use crate::engine::{EXT4, XFS};
 use crate::error::{Error, Result};
@@ -190,7 +190,7 @@ fn swap(file: &NamedFile, map: &Mmap, range: &Range<u64>) -> std::io::Result<boo
     // To the end of the file where the blob's bytes end: the footer shares their last page.
     let dropped = (range.end < map.len() as u64).then(|| std::num::NonZeroU64::new(len as u64)).flatten();
     rustix::fs::fadvise(&file.file, range.start, dropped, rustix::fs::Advice::DontNeed)?;
-    if cached_pages(&file.file, range)? > 0 {
+    if cachestat(&file.file, range)? > 0 {
         return Ok(false);
     }
     map.advise(Advice::HugePage)?;

@@ -264,9 +264,7 @@ impl OpenBlob {
 
     /// Reads whole blocks through the page cache and verifies them there.
     pub(super) async fn read_in(&self, range: &Range<u64>) -> Result<()> {
-        let fetched = self.cold(range, Wanted::Later, Payer::Node).await?;
-        debug_assert!(fetched.in_page_cache);
-        Ok(())
+        self.cold(range, Wanted::Later, Payer::Node).await.map(drop)
     }
 
     /// What is read of this range from now on is to be verified anew.

@@ -34,11 +34,6 @@ pub(super) fn is_cached(file: &File, range: &Range<u64>, map: impl FnOnce() -> O
     map().map_or(Ok(false), |map| Ok(present(&map, &within)? == within.len()))
 }
 
-/// How many pages of a range the page cache has. Needs `cachestat`.
-pub(super) fn cached_pages(file: &File, range: &Range<u64>) -> io::Result<u64> {
-    cachestat(file, range)
-}
-
 /// How many bytes from the start of `within` are in memory, without a page between them that is not.
 pub(super) fn present(map: &Mmap, within: &Range<usize>) -> io::Result<usize> {
     const PAGES: usize = 256;
@@ -63,8 +58,8 @@ pub(super) fn present(map: &Mmap, within: &Range<usize>) -> io::Result<usize> {
     Ok(within.len())
 }
 
-/// Pages of a range of a file that the page cache has.
-fn cachestat(file: &File, range: &Range<u64>) -> io::Result<u64> {
+/// Pages of a range of a file that the page cache has, or will have when what is being read has come.
+pub(super) fn cachestat(file: &File, range: &Range<u64>) -> io::Result<u64> {
     // The same on every architecture; the libc crate has no name for it yet.
     const SYS_CACHESTAT: libc::c_long = 451;
     // struct cachestat_range { off, len }; struct cachestat { nr_cache, four more }: all 64 bits. A length of 0 means to the end.
